@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A VM as its hypervisor shows it: pause, memory, vCPUs, guest agent channels. Knows no Linux.
+#pragma once
+
+#include <gio/gio.h>
+#include <glib.h>
+
+#include "vmm/memory.h"
+#include "vmm/vcpu.h"
+
+/*
+ * Target names:
+ *   qmp:/path/to/socket   a QEMU process by its QMP socket (server=on)
+ *
+ * Lifecycle and the promise to the guest: vmm_machine_pause() stops all vCPUs unless they were
+ * stopped already; vmm_machine_resume() lets them run again only if it was we who stopped them.
+ * Closing (last unref) resumes; so does a small watchdog child if this process dies in between,
+ * SIGKILL included. A guest that was paused when we came is never resumed.
+ *
+ * One owner thread; only the VmmMemory may be used from others.
+ */
+typedef struct VmmMachine VmmMachine;
+
+#define VMM_ERROR (vmm_error_quark())
+GQuark vmm_error_quark(void);
+
+enum vmm_error {
+    VMM_ERROR_TARGET,      // the target name is malformed
+    VMM_ERROR_CONNECT,     // no such socket, nobody listens, permission
+    VMM_ERROR_PROTOCOL,    // what answered is not QMP, or an answer makes no sense
+    VMM_ERROR_STATE,       // the machine is in a state that forbids this (migrating, shut down ...)
+    VMM_ERROR_UNSUPPORTED, // this QEMU cannot do it; the message says what is missing
+    VMM_ERROR_TIMEOUT,     // no answer in time
+};
+
+// Connects, checks that this is an x86-64 machine, finds its RAM. Does not pause it. Never prints.
+VmmMachine *vmm_machine_open(const char *target, GError **error);
+VmmMachine *vmm_machine_ref(VmmMachine *vm);
+void vmm_machine_unref(VmmMachine *vm); // NULL-safe; resumes what we paused
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmmMachine, vmm_machine_unref)
+
+const char *vmm_machine_name(const VmmMachine *vm); // borrowed: -name of the guest, or the target
+VmmMemory *vmm_machine_memory(VmmMachine *vm);      // borrowed until the last unref
+
+bool vmm_machine_pause(VmmMachine *vm, GError **error);
+bool vmm_machine_resume(VmmMachine *vm, GError **error);
+bool vmm_machine_is_paused(const VmmMachine *vm);         // stopped now, by us or by someone else
+bool vmm_machine_was_paused_before(const VmmMachine *vm); // somebody else had stopped it
+
+// --leave-paused: from now on closing leaves the guest stopped and the watchdog stands down.
+void vmm_machine_leave_paused(VmmMachine *vm);
+
+// Nanoseconds (CLOCK_MONOTONIC) between the last successful pause and the resume that followed it,
+// or until now where it still is paused: both measured outside of the QMP commands, so never too
+// small.
+uint64_t vmm_machine_pause_ns(const VmmMachine *vm);
+
+// The state of every vCPU, paused machines only (else VMM_ERROR_STATE). An array of
+// struct vmm_vcpu, owned by the caller; free with g_array_unref.
+GArray *vmm_machine_read_vcpus(VmmMachine *vm, GError **error);
+
+// Clocks of the paused machine.
+bool vmm_machine_read_clock(VmmMachine *vm, struct vmm_clock *ret, GError **error);
+
+// Connects to the guest agent's channel (a virtio-serial port such as org.vmgraft.agent.0 whose
+// chardev is a unix socket). The error says whether the port is missing from the machine, nobody in
+// the guest has opened it (where QEMU tells), or the socket cannot be connected.
+GSocketConnection *vmm_machine_open_channel(VmmMachine *vm, const char *port_name, GError **error);
