@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The records of a process image as C structures, generated from records.def.
+#pragma once
+
+#include <glib.h>
+#include <stdint.h>
+
+enum fmt_type {
+    FMT_ANY = 0, // in R() fields: several types are possible
+#define RECORD(TYPE, number, name, doc) FMT_##TYPE = number,
+#define U(field, doc)
+#define I(field, doc)
+#define X(field, doc)
+#define S(field, doc)
+#define B(field, doc)
+#define R(field, to, doc)
+#define END(TYPE)
+#include "formats/records.def"
+    FMT_N_TYPES = 64,
+};
+
+// What every record starts with. objref is unique in an image and never 0.
+struct fmt_record {
+    uint32_t type;  // enum fmt_type
+    uint32_t flags; // FMT_RECORD_*
+    uint64_t objref;
+};
+
+// Strings and GBytes belong to the record and are freed with the image.
+#define RECORD(TYPE, number, name, doc)                                                            \
+    struct fmt_##name {                                                                            \
+        struct fmt_record rec;
+#define U(field, doc)     uint64_t field;
+#define I(field, doc)     int64_t field;
+#define X(field, doc)     uint64_t field;
+#define S(field, doc)     char *field;
+#define B(field, doc)     GBytes *field;
+#define R(field, to, doc) uint64_t field;
+#define END(TYPE)                                                                                  \
+    }                                                                                              \
+    ;
+#include "formats/records.def"
+
+enum fmt_note_level { FMT_NOTE_INFO, FMT_NOTE_LOSS, FMT_NOTE_REFUSAL };
+
+// What /proc/PID/smaps calls VmFlags, in bits of our own: those of the kernel move between
+// releases.
+enum fmt_vma_flag {
+    FMT_VMA_READ = 1 << 0,
+    FMT_VMA_WRITE = 1 << 1,
+    FMT_VMA_EXEC = 1 << 2,
+    FMT_VMA_SHARED = 1 << 3,
+    FMT_VMA_MAYREAD = 1 << 4, // what mprotect may still grant
+    FMT_VMA_MAYWRITE = 1 << 5,
+    FMT_VMA_MAYEXEC = 1 << 6,
+    FMT_VMA_GROWSDOWN = 1 << 7,
+    FMT_VMA_LOCKED = 1 << 8,
+    FMT_VMA_LOCKONFAULT = 1 << 9,
+    FMT_VMA_NORESERVE = 1 << 10,
+    FMT_VMA_DONTCOPY = 1 << 11,   // MADV_DONTFORK
+    FMT_VMA_WIPEONFORK = 1 << 12, // MADV_WIPEONFORK
+    FMT_VMA_DONTDUMP = 1 << 13,   // MADV_DONTDUMP
+    FMT_VMA_HUGEPAGE = 1 << 14,   // MADV_HUGEPAGE
+    FMT_VMA_NOHUGEPAGE = 1 << 15, // MADV_NOHUGEPAGE
+    FMT_VMA_MERGEABLE = 1 << 16,  // MADV_MERGEABLE
+    FMT_VMA_HUGETLB = 1 << 17,
+    FMT_VMA_SEQ_READ = 1 << 18,  // MADV_SEQUENTIAL
+    FMT_VMA_RAND_READ = 1 << 19, // MADV_RANDOM
+    FMT_VMA_ACCOUNT = 1 << 20,
+    FMT_VMA_SYNC = 1 << 21,
+};
+
+enum fmt_vma_kind {
+    FMT_VMA_ANON,     // private anonymous: heap, stacks, malloc arenas
+    FMT_VMA_FILE,     // a FILE, private or shared
+    FMT_VMA_SHM,      // a SHM
+    FMT_VMA_VDSO,     // kernel's code page
+    FMT_VMA_VVAR,     // kernel's data for it
+    FMT_VMA_VSYSCALL, // the fixed page at ffffffffff600000 (never in the VMA tree; not recorded)
+};
+
+enum fmt_shm_kind { FMT_SHM_ANON, FMT_SHM_MEMFD, FMT_SHM_SYSV };
+enum fmt_shm_flag { FMT_SHM_HUGETLB = 1 << 0, FMT_SHM_NOEXEC_SEAL = 1 << 1 };
+
+enum fmt_file_kind {
+    FMT_FILE_REG,   // object: INODE
+    FMT_FILE_DIR,   // object: INODE
+    FMT_FILE_CHR,   // object: INODE; which devices can go along is the agent's table
+    FMT_FILE_PIPE,  // object: PIPE; FIFOs as well, with their path
+    FMT_FILE_MEMFD, // object: SHM
+};
+
+enum fmt_proc_state { FMT_PROC_ALIVE, FMT_PROC_STOPPED, FMT_PROC_ZOMBIE };
+
+enum fmt_task_state {
+    FMT_TASK_USER,      // on a vCPU in user mode
+    FMT_TASK_PREEMPTED, // in user mode, waiting for a CPU
+    FMT_TASK_SYSCALL,   // in a system call
+    FMT_TASK_FROZEN,    // stopped for us by the guest's own agent
+};
+
+/*
+ * How a thread that waited with a relative timeout goes on. The registers are those of a call that
+ * was interrupted (rip after the syscall instruction, rax -ERESTART_RESTARTBLOCK); the agent arms
+ * the kernel's restart block by entering the call with what is left and interrupting it.
+ */
+enum fmt_restart {
+    FMT_RESTART_NONE,      // the registers say all
+    FMT_RESTART_NANOSLEEP, // clock, ns, addr = rmtp
+    FMT_RESTART_POLL,      // addr = pollfds, arg1 = nfds, ns
+    FMT_RESTART_FUTEX,     // addr = word, arg1 = value, arg2 = flags, arg3 = bitset, ns
+};
+
+enum fmt_pages_kind {
+    FMT_PAGES_DATA,  // contents follow, to be restored
+    FMT_PAGES_ZERO,  // present and all zero, no contents
+    FMT_PAGES_CLEAN, // contents of a private file mapping or file that was not changed: to compare
+                     // with the file of the target, and for cores; never written
+};
