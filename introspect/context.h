@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Internal: what the parts of one take share. Not included outside of introspect/.
+#pragma once
+
+#include "introspect/capture.h"
+
+struct intro_timers;
+struct intro_pages;
+struct intro_clock;
+
+/*
+ * One take. Each kind of kernel object has its file, whose entry point reads one object at an
+ * address into one record and returns its objref. Shared objects are found again by address: the
+ * object hash.
+ *
+ * Entry points return false or 0 with an error; INTRO_ERROR_BUSY makes the take a RETRY, as do
+ * CORRUPT and FAULT until the caller's deadline: a structure may be read in the middle of its
+ * change. What is well read but cannot go along is not an error: intro_refuse() notes it and the
+ * walk goes on to find the others.
+ */
+struct intro_ctx {
+    IntroKernel *k;
+    FmtImage *img;
+    const struct intro_capture_options *opt;
+    GPtrArray *refusals;         // struct intro_refusal; owned by the caller of take
+    GHashTable *objects;         // kernel address -> objref
+    struct intro_pages *pages;   // what is to be copied
+    struct intro_timers *timers; // sleepers by task
+    const struct intro_clock *clock;
+    GArray *vcpus;
+    struct gva root_task;
+    uint64_t pid; // process that is being read, for messages
+    int64_t fd;   // descriptor that is being read, -1 for none
+};
+
+// The objref of the record made for the kernel object at `at`, 0 if there is none yet.
+uint64_t intro_object_ref(const struct intro_ctx *c, struct gva at);
+// Adds a record for the kernel object at `at` and remembers it.
+void *intro_object_add(struct intro_ctx *c, struct gva at, enum fmt_type type);
+
+// Notes that something cannot go along; pid and fd are the context's. Returns true where --forensic
+// or
+// --allow lets it pass (it becomes a NOTE): the caller then goes on with what it has.
+bool intro_refuse(struct intro_ctx *c, const char *kind, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
+void intro_note(struct intro_ctx *c, enum fmt_note_level level, const char *kind,
+                const char *format, ...) G_GNUC_PRINTF(4, 5);
+
+/* ---- pages: what is copied while paused (pages.c) ---- */
+
+// Wants size_bytes of guest memory at `from` as the pages of `owner` from `start` on. Adjacent ones
+// are merged.
+void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, struct gpa from,
+                      uint64_t size_bytes, enum fmt_pages_kind kind);
+
+/* ---- the object kinds; each returns an objref, 0 with error ---- */
+
+uint64_t intro_file(struct intro_ctx *c, struct gva file, GError **error); // file.c: struct file
+uint64_t intro_inode(struct intro_ctx *c, struct gva inode,
+                     GError **error); // inode.c: struct inode
+uint64_t intro_pipe(struct intro_ctx *c, struct gva inode,
+                    GError **error); // pipe.c: pipe_inode_info
+uint64_t intro_files(struct intro_ctx *c, struct gva files, GError **error); // fd.c: files_struct
+uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error);       // fs.c: fs_struct
+uint64_t intro_shm(struct intro_ctx *c, struct gva inode, GError **error);   // shm.c: shmem inode
+
+// pagecache.c: wants every page cache page of the inode in [start, end) (byte offsets) for `owner`.
+// CLEAN pages of files; DATA for SHM. Refuses swapped-out entries.
+bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint64_t start,
+                     uint64_t end, enum fmt_pages_kind kind, GError **error);
+
+// path.c: the path of (vfsmount, dentry) below root (vfsmount, dentry), as d_path would give it;
+// *ret_deleted where it is unlinked. NULL with error; unreachable paths are
+// INTRO_ERROR_UNSUPPORTED.
+struct intro_path {
+    struct gva mnt;    // struct vfsmount
+    struct gva dentry; // struct dentry
+};
+char *intro_path_str(IntroKernel *k, struct intro_path path, struct intro_path root,
+                     bool *ret_deleted, GError **error);
+
+/* ---- generic kernel containers (walk.c) ---- */
+
+// Walks a circular list_head, bounded and remembering; calls fn with each node (the embedded
+// list_head).
+typedef bool (*intro_node_fn)(struct gva node, void *user, GError **error);
+bool intro_walk_list(IntroKernel *k, struct gva head, size_t max, intro_node_fn fn, void *user,
+                     GError **error);
+// Walks a red-black tree in order from its rb_node (0: empty).
+bool intro_walk_rbtree(IntroKernel *k, struct gva root_node, size_t max, intro_node_fn fn,
+                       void *user, GError **error);
+// Walks the entries of an xarray (struct xarray at xa) with first <= index <= last; multi-index
+// entries are given once for each of their first index; value entries have bit 0 set.
+typedef bool (*intro_xa_fn)(uint64_t index, unsigned order, uint64_t entry, void *user,
+                            GError **error);
+bool intro_walk_xarray(IntroKernel *k, struct gva xa, uint64_t first, uint64_t last, intro_xa_fn fn,
+                       void *user, GError **error);

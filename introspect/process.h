@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The processes of a guest: what `vmgraft ps` shows, and how a pid is found.
+#pragma once
+
+#include "introspect/kernel.h"
+
+// One process (thread group), for people. Owned by the array that intro_list_processes returns.
+struct intro_process {
+    uint32_t pid, ppid; // as the initial pid namespace numbers them
+    uint32_t uid;       // effective, in the initial user namespace
+    char state;         // as in /proc/PID/stat: R S D T t Z X I
+    uint32_t n_threads;
+    uint64_t rss_bytes;
+    bool kernel_thread;
+    char *comm;
+    char
+        *cmdline; // arguments separated by spaces; NULL where there is none or it was not asked for
+    struct gva task; // the leader's task_struct
+};
+
+// All processes in the order of the kernel's task list. The machine should be paused, else what is
+// read may contradict itself (INTRO_ERROR_CORRUPT). Elements are struct intro_process.
+GPtrArray *intro_list_processes(IntroKernel *k, bool with_cmdline, GError **error);
+
+// The leader of the process with this pid. NOT_FOUND also where pid is a thread that leads nothing:
+// the message then names its process.
+bool intro_find_process(IntroKernel *k, uint32_t pid, struct gva *ret_task, GError **error);
