@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the parts of one take share: the object hash, refusals and notes.
+#include "introspect/context.h"
+
+#include <string.h>
+
+uint64_t intro_object_ref(const struct intro_ctx *c, struct gva at)
+{
+    return GPOINTER_TO_SIZE(g_hash_table_lookup(c->objects, GSIZE_TO_POINTER(at.addr)));
+}
+
+void *intro_object_add(struct intro_ctx *c, struct gva at, enum fmt_type type)
+{
+    struct fmt_record *rec = fmt_image_add(c->img, type);
+
+    g_hash_table_insert(c->objects, GSIZE_TO_POINTER(at.addr), GSIZE_TO_POINTER(rec->objref));
+    return rec;
+}
+
+void intro_refusal_free(struct intro_refusal *refusal)
+{
+    if (!refusal)
+        return;
+    g_free(refusal->kind);
+    g_free(refusal->text);
+    g_free(refusal);
+}
+
+static void add_note(struct intro_ctx *c, enum fmt_note_level level, const char *kind, char *text)
+{
+    struct fmt_note *note = fmt_image_add(c->img, FMT_NOTE);
+
+    note->level = level;
+    note->kind = g_strdup(kind);
+    note->text = text;
+    note->pid = c->pid;
+    note->fd = c->fd;
+}
+
+static bool is_allowed(const struct intro_ctx *c, const char *kind)
+{
+    for (guint i = 0; c->opt->allow && i < c->opt->allow->len; i++)
+        if (strcmp(c->opt->allow->pdata[i], kind) == 0)
+            return true;
+    return false;
+}
+
+bool intro_refuse(struct intro_ctx *c, const char *kind, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+
+    if (c->opt->forensic || is_allowed(c, kind)) {
+        add_note(c, c->opt->forensic ? FMT_NOTE_REFUSAL : FMT_NOTE_LOSS, kind,
+                 g_steal_pointer(&text));
+        return true;
+    }
+
+    struct intro_refusal *refusal = g_new0(struct intro_refusal, 1);
+    refusal->kind = g_strdup(kind);
+    refusal->pid = c->pid;
+    refusal->fd = c->fd;
+    refusal->text = g_steal_pointer(&text);
+    g_ptr_array_add(c->refusals, refusal);
+    return false;
+}
+
+void intro_note(struct intro_ctx *c, enum fmt_note_level level, const char *kind,
+                const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    add_note(c, level, kind, g_strdup_vprintf(format, args));
+    va_end(args);
+}
