@@ -53,6 +53,12 @@ void intro_note(struct intro_ctx *c, enum fmt_note_level level, const char *kind
 void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, struct gpa from,
                       uint64_t size_bytes, enum fmt_pages_kind kind);
 
+// A struct path: a place in the tree of mounts.
+struct intro_path {
+    struct gva mnt;    // struct vfsmount
+    struct gva dentry; // struct dentry
+};
+
 /* ---- the object kinds; each returns an objref, 0 with error ---- */
 
 uint64_t intro_file(struct intro_ctx *c, struct gva file, GError **error); // file.c: struct file
@@ -64,6 +70,19 @@ uint64_t intro_files(struct intro_ctx *c, struct gva files, GError **error); // 
 uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error);       // fs.c: fs_struct
 uint64_t intro_shm(struct intro_ctx *c, struct gva inode, GError **error);   // shm.c: shmem inode
 
+// Whether the inode is memory that no path leads to, a SHM rather than an INODE; *ret_kind only
+// where it is.
+bool intro_is_shm(struct intro_ctx *c, struct gva inode, bool *ret_is, enum fmt_shm_kind *ret_kind,
+                  GError **error);
+
+// The root directory that paths in the image are relative to: that of the tree's root (fs.c).
+bool intro_root(struct intro_ctx *c, struct intro_path *ret, GError **error);
+
+// To be called when all descriptor tables and address spaces of the tree have been read: refuse
+// pipes and shared memory that somebody outside of the tree uses as well, and say who.
+bool intro_pipe_check_peers(struct intro_ctx *c, GError **error);
+bool intro_shm_check_peers(struct intro_ctx *c, GError **error);
+
 // pagecache.c: wants every page cache page of the inode in [start, end) (byte offsets) for `owner`.
 // CLEAN pages of files; DATA for SHM. Refuses swapped-out entries.
 bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint64_t start,
@@ -72,12 +91,15 @@ bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint
 // path.c: the path of (vfsmount, dentry) below root (vfsmount, dentry), as d_path would give it;
 // *ret_deleted where it is unlinked. NULL with error; unreachable paths are
 // INTRO_ERROR_UNSUPPORTED.
-struct intro_path {
-    struct gva mnt;    // struct vfsmount
-    struct gva dentry; // struct dentry
-};
 char *intro_path_str(IntroKernel *k, struct intro_path path, struct intro_path root,
                      bool *ret_deleted, GError **error);
+
+/* ---- locks (lock.c): BUSY where held; `what` names the structure that it guards ---- */
+
+bool intro_check_spinlock(IntroKernel *k, struct gva lock, const char *what, GError **error);
+bool intro_check_mutex(IntroKernel *k, struct gva lock, const char *what, GError **error);
+// Held by a writer: for mmap_lock and the like, where readers change nothing.
+bool intro_check_rwsem_write(IntroKernel *k, struct gva lock, const char *what, GError **error);
 
 /* ---- generic kernel containers (walk.c) ---- */
 
