@@ -94,6 +94,13 @@ def cmd_fetch(options):
     return 0
 
 
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
 def parser():
     top = argparse.ArgumentParser(
         prog="lab", description="Boot small real guests for vmgraft's tests and demos.",
@@ -113,8 +120,10 @@ def parser():
     sub.add_argument("--kernel", default="bookworm", metavar="SUITE-OR-DIR",
                      help="a Debian suite whose cloud kernel is fetched and cached, or a directory "
                           "(write it with a slash) that holds vmlinuz and lib/modules")
-    sub.add_argument("--memory", type=int, default=512, metavar="MiB")
-    sub.add_argument("--cpus", type=int, default=1, metavar="N")
+    sub.add_argument("--memory", type=_positive, default=512, metavar="MiB", help="default 512")
+    sub.add_argument("--cpus", type=_positive, default=1, metavar="N", help="default 1")
+    sub.add_argument("--cpu", default="max", metavar="MODEL",
+                     help="QEMU's CPU model, such as max,-avx512f (default: max)")
     sub.add_argument("--overlay", action="append", default=[], metavar="DIR",
                      help="copy this directory tree over the guest's /")
     sub.add_argument("--program", action="append", default=[], metavar="HOSTPATH[=GUESTPATH]",
@@ -131,7 +140,7 @@ def parser():
     sub.add_argument("--agent", metavar="PATH|none",
                      help="the vmgraft agent to run; default: $VMGRAFT_AGENT, else the one in "
                           "build/guestagent of this tree when it has been built")
-    sub.add_argument("--timeout", type=int, default=120, metavar="SECONDS",
+    sub.add_argument("--timeout", type=_positive, default=120, metavar="SECONDS",
                      help="give up when the guest does not answer by then (default 120)")
 
     sub = command("exec", cmd_exec, "run a command in a guest",
@@ -206,7 +215,7 @@ def main(argv):
         return options.run(options)
     except LabError as error:
         say(error)
-        return 1
+        return error.code
     except OSError as error:
         say(f"{error.filename or options.command_name}: {error.strerror or error}")
         return 1

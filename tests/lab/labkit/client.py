@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run a command in a guest through its broker."""
 
+import errno
 import os
 import select
 import socket
@@ -62,7 +63,9 @@ class Connection:
         self.send(proto.EXEC, payload)
         kind, payload = self.next()
         if kind == proto.FAILED:
-            raise LabError(f"guest {self.name} cannot run it: {payload[4:].decode(errors='replace')}")
+            missing = proto.NUMBER.unpack_from(payload)[0] == errno.ENOENT
+            raise LabError(f"guest {self.name} cannot run {payload[4:].decode(errors='replace')}",
+                           127 if missing else 126)  # as a shell says it
         return proto.NUMBER.unpack(payload)[0]
 
     def finish(self, stdin=None, stdout=None, stderr=None):

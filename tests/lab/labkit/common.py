@@ -13,7 +13,11 @@ TREE = LAB.parent.parent
 
 
 class LabError(Exception):
-    """Something went wrong; the text is one sentence for the user."""
+    """Something went wrong; the text is one sentence for the user, `code` our exit code."""
+
+    def __init__(self, text, code=1):
+        super().__init__(text)
+        self.code = code
 
 
 def say(text):

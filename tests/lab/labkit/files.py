@@ -19,7 +19,7 @@ case $to in */) mkdir -p "$to" ;; esac
 [ -d "$to" ] && to=${to%/}/$2
 mkdir -p "$(dirname "$to")" && new=$(mktemp -d "$(dirname "$to")/.lab-push-XXXXXX") || exit 1
 trap 'rm -rf "$new"' EXIT
-tar -xf - -C "$new" && mv -f "$new/it" "$to"
+tar -xf - -C "$new" && mv -fT "$new/it" "$to"
 '''
 SEND = r'''[ -e "$1" ] || { echo "no such file" >&2; exit 1; }
 [ -d "$1" ] && { tar -cf - -C "$1" .; exit; }
@@ -55,15 +55,19 @@ def push(guest, host, path):
         packer.start()
         code = connection.finish(stream, stderr=errors.extend)
     packer.join()
+    unread = [error for error in failures if not isinstance(error, BrokenPipeError)]
+    if unread:
+        raise LabError(f"cannot read {host}: {unread[0]}")
     if code:
         raise LabError(f"cannot push to {path} in guest {guest.name}: "
                        f"{errors.decode(errors='replace').strip() or f'tar ended with {code}'}")
-    if failures:
-        raise LabError(f"cannot read {host}: {failures[0]}")
 
 
 def _unpack(stream, folder):
-    """Files, directories and links below `folder`; anything else of the stream is refused."""
+    """Unpack files, directories and links below `folder`, refusing anything else.
+
+    True when the stream had the directory itself, ".", not just a file.
+    """
     later = []
     with tarfile.open(fileobj=stream, mode="r|") as tar:
         for info in tar:
@@ -88,6 +92,7 @@ def _unpack(stream, folder):
     for path, info in reversed(later):
         os.chmod(path, stat.S_IMODE(info.mode))
         os.utime(path, (info.mtime, info.mtime))
+    return any(path == Path(folder) for path, _ in later)
 
 
 def pull(guest, path, host):
@@ -97,7 +102,7 @@ def pull(guest, path, host):
     if not final.parent.is_dir():
         raise LabError(f"no directory {final.parent}")
     errors = bytearray()
-    failures = []
+    failures, whole = [], []
     with tempfile.TemporaryDirectory(prefix=".lab-pull-", dir=final.parent) as temporary:
         folder = Path(temporary).resolve() / "it"
         folder.mkdir()
@@ -106,7 +111,7 @@ def pull(guest, path, host):
         def unpack():
             try:
                 with os.fdopen(read_fd, "rb") as stream:
-                    _unpack(stream, folder)
+                    whole.append(_unpack(stream, folder))
                     while stream.read(1 << 16):
                         pass
             except (LabError, OSError, tarfile.TarError) as error:
@@ -126,10 +131,8 @@ def pull(guest, path, host):
                            f"{errors.decode(errors='replace').strip() or f'tar ended with {code}'}")
         if failures:
             raise LabError(f"cannot pull {path}: {failures[0]}")
-        inside = list(folder.iterdir())
-        single = folder / os.path.basename(path.rstrip("/"))
-        source = single if inside == [single] and not single.is_dir() else folder
-        os.replace(source, final)
+        # A directory arrives as the contents of `folder`, a file alone in it.
+        os.replace(folder if whole[0] else next(folder.iterdir()), final)
 
 
 def exec_streams():

@@ -9,7 +9,6 @@ import shutil
 import socket
 import sys
 import time
-import zlib
 
 from . import client, daemon, initramfs, kernels, labd, net, proto
 from .common import LAB, TREE, LabError, check_name, home, locked
@@ -51,10 +50,20 @@ class Guest:
         return "running" if daemon.pid(self.qemu_record) else "dead"
 
     def describe(self):
-        facts = json.loads(self.facts.read_text()) if self.facts.exists() else {}
-        return {"name": self.name, "state": self.state(), **facts,
+        return {"name": self.name, "state": self.state(), **self.read_facts(),
                 "pid": daemon.pid(self.qemu_record), "target": f"qmp:{self.qmp}",
                 "agent_socket": str(self.agent)}
+
+    def read_facts(self):
+        try:
+            return json.loads(self.facts.read_text())
+        except FileNotFoundError:
+            return {}  # it is just coming or going
+
+    def write_facts(self, facts):
+        new = self.facts.with_suffix(".new")
+        new.write_text(json.dumps(facts))
+        new.rename(self.facts)
 
     def console_tail(self, lines=15):
         try:
@@ -90,29 +99,33 @@ def accelerator():
     return "tcg,thread=multi"
 
 
+def _quoted(path):
+    return str(path).replace(",", ",,")
+
+
 def _qemu_argv(guest, kernel, options, port_path, hub):
     ram = "memory-backend-memfd,share=on" if options.share_ram == "on" else "memory-backend-ram"
     append = ["console=ttyS0", "loglevel=5", "panic=-1", *options.append]
     argv = [
         "qemu-system-x86_64", "-name", guest.name, "-nodefaults", "-no-user-config",
         "-display", "none", "-no-reboot",
-        "-machine", "q35,memory-backend=ram", "-accel", accelerator(), "-cpu", "max",
+        "-machine", "q35,memory-backend=ram", "-accel", accelerator(), "-cpu", options.cpu,
         "-smp", str(options.cpus), "-m", f"{options.memory}M",
         "-object", f"{ram},id=ram,size={options.memory}M",
         "-kernel", str(kernel.image), "-initrd", str(guest.dir / "initramfs"),
         "-append", " ".join(append),
-        "-chardev", f"file,id=console,path={guest.console}", "-serial", "chardev:console",
-        "-qmp", f"unix:{guest.qmp},server=on,wait=off",
+        "-chardev", f"file,id=console,path={_quoted(guest.console)}", "-serial", "chardev:console",
+        "-qmp", f"unix:{_quoted(guest.qmp)},server=on,wait=off",
         "-device", "virtio-serial-pci",
-        "-chardev", f"socket,id=vmgraft-agent,path={guest.agent},server=on,wait=off",
+        "-chardev", f"socket,id=vmgraft-agent,path={_quoted(guest.agent)},server=on,wait=off",
         "-device", "virtserialport,chardev=vmgraft-agent,name=org.vmgraft.agent.0",
-        "-chardev", f"socket,id=vmgraft-lab,path={port_path}",
+        "-chardev", f"socket,id=vmgraft-lab,path={_quoted(port_path)}",
         "-device", "virtserialport,chardev=vmgraft-lab,name=org.vmgraft.lab.0",
     ]
     if hub:
-        # Distinct on a segment, the same each time: from the address.
-        mac = "52:54:00:%02x:%02x:%02x" % tuple(zlib.crc32(options.address.encode()).to_bytes(4, "big")[:3])
-        argv += ["-netdev", f"stream,id=net,server=off,addr.type=unix,addr.path={hub}",
+        # The address makes it distinct on its segment, and the same each time.
+        mac = "52:54:00:" + ipaddress.IPv4Interface(options.address).packed[1:].hex(":")
+        argv += ["-netdev", f"stream,id=net,server=off,addr.type=unix,addr.path={_quoted(hub)}",
                  "-device", f"virtio-net-pci,netdev=net,mac={mac}"]
     return argv
 
@@ -157,9 +170,9 @@ def _boot(guest, kernel, options):
     for program in options.program:
         tree.add_program(*program.split("=", 1))
     tree.write(guest.dir / "initramfs")
-    guest.facts.write_text(json.dumps({
+    guest.write_facts({
         "kernel": kernel.release, "memory_mib": options.memory, "cpus": options.cpus,
-        "share_ram": options.share_ram == "on", "net": options.net, "address": options.address}))
+        "share_ram": options.share_ram == "on", "net": options.net, "address": options.address})
     port_path = guest.dir / "port.sock"
     with _listen(guest.broker) as listener, _listen(port_path) as port:
         descriptors = (listener.fileno(), port.fileno())
@@ -200,16 +213,14 @@ def up(name, options):
 
 def _remove(guest):
     """End the guest's processes and delete its directory; the caller holds the lock."""
-    segment = None
-    if guest.facts.exists():
-        segment = json.loads(guest.facts.read_text()).get("net")
+    segment = guest.read_facts().get("net")
     daemon.end(guest.qemu_record)
     daemon.end(guest.broker_record)
     if guest.dir.exists():
         shutil.rmtree(guest.dir)
     if segment:
-        used = {other.describe().get("net") for other in every()}
-        net.Segment(segment).leave(segment in used)
+        net.Segment(segment).leave(
+            lambda: any(other.read_facts().get("net") == segment for other in every()))
 
 
 def down(name):

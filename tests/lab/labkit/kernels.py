@@ -182,7 +182,9 @@ def fetch(suite):
         if final.is_dir():
             return Kernel(final)
         say(f"fetching the {suite} kernel")
-        with tempfile.TemporaryDirectory(prefix=f".{suite}-", dir=cache) as temporary:
+        for left in cache.glob(f".{suite}~*"):
+            shutil.rmtree(left)  # of a fetch that was killed
+        with tempfile.TemporaryDirectory(prefix=f".{suite}~", dir=cache) as temporary:
             root = Path(temporary) / "root"
             root.mkdir()
             _download(suite, Path(temporary) / "apt", root)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The labd binary: meson's when it is up to date, else compiled here and kept by its hash."""
+"""The labd binary: compiled from the tree and kept by the hash of its sources."""
 
 import hashlib
 import os
@@ -9,12 +9,13 @@ import tempfile
 
 from .common import LAB, LabError, home
 
-FLAGS = ["-std=gnu11", "-O2", "-Wall", "-static"]
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-static"]
 
 
 def binary():
-    source = LAB / "labd.c"
-    digest = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes()).hexdigest()[:16]
+    sources = sorted(LAB.glob("labd*.[ch]"))
+    content = b"".join(path.read_bytes() for path in sources)
+    digest = hashlib.sha256(" ".join(FLAGS).encode() + content).hexdigest()[:16]
     folder = home() / "labd"
     final = folder / digest
     if final.exists():
@@ -26,10 +27,12 @@ def binary():
     fd, temporary = tempfile.mkstemp(prefix=".labd-", dir=folder)
     os.close(fd)
     try:
-        done = subprocess.run([compiler, *FLAGS, "-o", temporary, source], text=True,
-                              capture_output=True)
+        done = subprocess.run([compiler, *FLAGS, "-o", temporary,
+                               *(path for path in sources if path.suffix == ".c")],
+                              text=True, capture_output=True)
         if done.returncode:
             raise LabError(f"labd does not compile:\n{done.stderr.strip()}")
+        os.chmod(temporary, 0o755)
         os.rename(temporary, final)
     finally:
         if os.path.exists(temporary):

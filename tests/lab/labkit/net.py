@@ -40,9 +40,9 @@ class Segment:
         return self.socket
 
     def leave(self, still_used):
-        """End the hub with its last guest."""
+        """End the hub unless `still_used()`: asked under the lock that join takes, too."""
         with locked(self.lock):
-            if not still_used:
+            if not still_used():
                 daemon.end(self.record)
                 shutil.rmtree(self.dir, ignore_errors=True)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The frames spoken with labd; labd.c says what they mean."""
+"""The frames spoken with labd; labd_port.h says what they mean."""
 
 import struct
 
