@@ -47,17 +47,22 @@ struct vmm_vcpu {
     uint64_t rflags;
     struct vmm_segment seg[VMM_N_SEGS];
     uint64_t cr0, cr2, cr3, cr4, efer;
-    uint64_t
-        kernel_gs_base;   // MSR_KERNEL_GS_BASE: the user's GS base while the CPU is in the kernel
+    // MSR_KERNEL_GS_BASE: the user's GS base while the CPU is in the kernel.
+    uint64_t kernel_gs_base;
     uint64_t tsc;         // 0 where the source does not say
     bool halted;          // waits in HLT or MWAIT
     bool user_mode;       // CPL 3
     uint64_t xcr0;        // XSAVE components enabled by the guest
     uint32_t xsave_bytes; // how much of xsave[] is used
+    // False where this QEMU's device state could not be read and the monitor's register dump had to
+    // do: kernel_gs_base, PKRU (and its XSTATE_BV bit), FOP, FIP, FDP and tsc are then zero, not
+    // known; xcr0 is what the dump implies.
+    bool has_kernel_gs_base;
+    bool has_pkru; // also false where the guest has not enabled PKRU
     // The user-visible vector state in standard XSAVE form with XSTATE_BV set for each component in
     // xcr0 (components in their initial state may be marked either way). Includes PKRU where xcr0
     // has bit 9.
-    uint8_t xsave[VMM_XSAVE_MAX_BYTES] __attribute__((aligned(64)));
+    uint8_t xsave[VMM_XSAVE_MAX_BYTES];
 };
 
 // What a capture learns about time on a paused machine. Nanoseconds.
@@ -66,5 +71,9 @@ struct vmm_clock {
         virtual_ns; // QEMU_CLOCK_VIRTUAL at the pause: HPET, ACPI PM timer and TCG's TSC run on it
     int64_t tcg_ticks; // what RDTSC returns under TCG before the vCPU's offset; 0 under KVM
     bool tcg;
+    bool has_hpet; // the HPET main counter at the pause (10 ns a tick)
+    uint64_t hpet_counter;
+    bool has_kvmclock; // KVM's guest clock at the pause
+    uint64_t kvmclock_ns;
     int64_t host_realtime_ns; // CLOCK_REALTIME of the host when the machine was found paused
 };

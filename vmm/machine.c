@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A QEMU process by its QMP socket: open, pause, read, resume.
+#include "vmm/machine.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "vmm/channel.h"
+#include "vmm/devstate.h"
+#include "vmm/qmp.h"
+#include "vmm/ram.h"
+#include "vmm/runstate.h"
+#include "vmm/snapshot.h"
+#include "vmm/watchdog.h"
+
+G_DEFINE_QUARK(vmm - error - quark, vmm_error)
+
+enum hold {
+    HOLD_NONE,   // the guest does as it likes
+    HOLD_OURS,   // we have stopped it
+    HOLD_THEIRS, // it was stopped when we came
+};
+
+struct VmmMachine {
+    gatomicrefcount refs;
+    char *name;
+    VmmQmp *qmp;
+    VmmWatchdog *watchdog;
+    VmmDevstate *devstate; // NULL: this QEMU cannot
+    VmmMemory *memory;
+    bool tcg;
+
+    enum hold hold;
+    bool was_paused; // when we last looked before a pause, or at open
+    bool leave_paused;
+    unsigned n_resumes;     // of the QMP connection, when it was paused
+    int64_t paused_ns;      // CLOCK_MONOTONIC just before the last pause
+    int64_t resumed_ns;     // just after the resume that followed
+    int64_t paused_wall_ns; // CLOCK_REALTIME of the pause
+    bool has_snapshot;      // of this pause
+    struct vmm_vmstate snapshot;
+};
+
+static int64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+
+    clock_gettime(clock, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+static const char *socket_of(const char *target, GError **error)
+{
+    if (g_str_has_prefix(target, "qmp:") && target[4] != '\0')
+        return target + 4;
+    g_set_error(error, VMM_ERROR, VMM_ERROR_TARGET, "%s: not a target (qmp:/path/to/socket)",
+                target);
+    return NULL;
+}
+
+static bool check_arch(VmmMachine *vm, GError **error)
+{
+    g_autoptr(VmmJson) answer = vmm_qmp_call(vm->qmp, "query-target", NULL, -1, error);
+    const char *arch;
+
+    if (!answer)
+        return false;
+    arch = vmm_json_string(answer, "arch");
+    if (g_strcmp0(arch, "x86_64") == 0)
+        return true;
+    g_set_error(error, VMM_ERROR, VMM_ERROR_UNSUPPORTED,
+                "the guest's machine is %s, only x86_64 is supported", arch ? arch : "unknown");
+    return false;
+}
+
+static bool read_facts(VmmMachine *vm, const char *target, GError **error)
+{
+    g_autoptr(VmmJson) kvm = vmm_qmp_call(vm->qmp, "query-kvm", NULL, -1, error);
+    g_autoptr(VmmJson) name = kvm ? vmm_qmp_call(vm->qmp, "query-name", NULL, -1, error) : NULL;
+    const char *given;
+    bool enabled = false;
+
+    if (!name)
+        return false;
+    given = vmm_json_string(name, "name");
+    vm->name = g_strdup(given && *given ? given : target);
+    vm->tcg = vmm_json_bool(kvm, "enabled", &enabled) && !enabled;
+    return true;
+}
+
+VmmMachine *vmm_machine_open(const char *target, GError **error)
+{
+    g_autoptr(VmmMachine) vm = g_new0(VmmMachine, 1);
+    const char *path = socket_of(target, error);
+    const char *reason;
+    enum vmm_run run;
+
+    g_atomic_ref_count_init(&vm->refs);
+    // The watchdog first: it is a copy of this process, which is smallest now.
+    if (!path || !(vm->watchdog = vmm_watchdog_start(path, error)) ||
+        !(vm->qmp = vmm_qmp_connect(path, error)) || !check_arch(vm, error) ||
+        !vmm_runstate_query(vm->qmp, &run, &reason, error) || !read_facts(vm, target, error) ||
+        !(vm->memory = vmm_ram_open(vm->qmp, VMM_RAM_DEFAULT, error)))
+        return NULL;
+    vm->devstate = vmm_devstate_open(vm->qmp, NULL);
+    vm->was_paused = run == VMM_RUN_PAUSED || run == VMM_RUN_STOPPED;
+    return g_steal_pointer(&vm);
+}
+
+VmmMachine *vmm_machine_ref(VmmMachine *vm)
+{
+    g_atomic_ref_count_inc(&vm->refs);
+    return vm;
+}
+
+void vmm_machine_unref(VmmMachine *vm)
+{
+    if (!vm || !g_atomic_ref_count_dec(&vm->refs))
+        return;
+    if (vm->qmp && !vm->leave_paused)
+        vmm_machine_resume(vm, NULL); // where that fails the watchdog is still armed
+    if (vm->qmp)
+        vmm_devstate_close(vm->devstate, vm->qmp);
+    vmm_qmp_close(vm->qmp);
+    vmm_watchdog_stop(vm->watchdog);
+    if (vm->has_snapshot)
+        vmm_vmstate_clear(&vm->snapshot);
+    vmm_memory_unref(vm->memory);
+    g_free(vm->name);
+    g_free(vm);
+}
+
+const char *vmm_machine_name(const VmmMachine *vm)
+{
+    return vm->name;
+}
+
+VmmMemory *vmm_machine_memory(VmmMachine *vm)
+{
+    return vm->memory;
+}
+
+bool vmm_machine_is_paused(const VmmMachine *vm)
+{
+    return vm->hold != HOLD_NONE || vm->was_paused;
+}
+
+bool vmm_machine_was_paused_before(const VmmMachine *vm)
+{
+    return vm->was_paused;
+}
+
+static void forget_snapshot(VmmMachine *vm)
+{
+    if (vm->has_snapshot)
+        vmm_vmstate_clear(&vm->snapshot);
+    vm->has_snapshot = false;
+}
+
+static void begin_hold(VmmMachine *vm, enum hold hold, int64_t since_ns)
+{
+    forget_snapshot(vm);
+    vm->hold = hold;
+    vm->paused_ns = since_ns;
+    vm->resumed_ns = 0;
+    vm->paused_wall_ns = clock_ns(CLOCK_REALTIME);
+    vm->n_resumes = vmm_qmp_n_resumes(vm->qmp);
+}
+
+static bool query_run(VmmMachine *vm, enum vmm_run *ret, GError **error)
+{
+    const char *reason;
+
+    if (!vmm_runstate_query(vm->qmp, ret, &reason, error))
+        return false;
+    if (*ret != VMM_RUN_REFUSED)
+        return true;
+    g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "%s cannot be paused: %s", vm->name, reason);
+    return false;
+}
+
+/*
+ * From here the guest may stand still at any moment, so the watchdog is armed first. Where anything
+ * fails after that it is not known whether `stop` took effect: start the guest again, and leave the
+ * watchdog armed where not even that can be said.
+ */
+static bool stop(VmmMachine *vm, GError **error)
+{
+    int64_t since_ns;
+    enum vmm_run run;
+
+    if (!vmm_watchdog_arm(vm->watchdog, error))
+        return false;
+    since_ns = clock_ns(CLOCK_MONOTONIC);
+    if (!vmm_qmp_do(vm->qmp, "stop", error) || !query_run(vm, &run, error)) {
+        if (vmm_runstate_query(vm->qmp, &run, &(const char *){NULL}, NULL) &&
+            (run != VMM_RUN_PAUSED || vmm_qmp_do(vm->qmp, "cont", NULL)))
+            vmm_watchdog_disarm(vm->watchdog);
+        return false;
+    }
+    if (run == VMM_RUN_RUNNING) {
+        vmm_watchdog_disarm(vm->watchdog);
+        g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
+                    "%s: somebody else lets the guest run as we stop it", vm->name);
+        return false;
+    }
+    begin_hold(vm, HOLD_OURS, since_ns);
+    return true;
+}
+
+bool vmm_machine_pause(VmmMachine *vm, GError **error)
+{
+    enum vmm_run run;
+
+    if (vm->hold == HOLD_OURS)
+        return true;
+    if (!query_run(vm, &run, error))
+        return false;
+    vm->was_paused = run != VMM_RUN_RUNNING;
+    if (!vm->was_paused)
+        return vmm_runstate_check_migration(vm->qmp, error) && stop(vm, error);
+    begin_hold(vm, HOLD_THEIRS, clock_ns(CLOCK_MONOTONIC));
+    return true;
+}
+
+// What was read is of one moment only if nobody has let the guest run in between.
+static bool check_undisturbed(VmmMachine *vm, GError **error)
+{
+    if (vmm_qmp_n_resumes(vm->qmp) == vm->n_resumes)
+        return true;
+    g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
+                "%s: somebody else let the guest run while we held it paused", vm->name);
+    return false;
+}
+
+bool vmm_machine_resume(VmmMachine *vm, GError **error)
+{
+    enum hold hold = vm->hold;
+    bool undisturbed;
+    enum vmm_run run;
+    const char *reason;
+
+    if (hold == HOLD_NONE)
+        return true;
+    if (!vmm_runstate_query(vm->qmp, &run, &reason, error))
+        return false;
+    undisturbed = check_undisturbed(vm, error);
+    // Only the state we made is ours to end; our own RESUME comes after the check.
+    if (hold == HOLD_OURS && run == VMM_RUN_PAUSED &&
+        !vmm_qmp_do(vm->qmp, "cont", undisturbed ? error : NULL))
+        return false;
+    vm->resumed_ns = clock_ns(CLOCK_MONOTONIC);
+    vmm_watchdog_disarm(vm->watchdog);
+    forget_snapshot(vm);
+    vm->hold = HOLD_NONE;
+    return undisturbed;
+}
+
+void vmm_machine_leave_paused(VmmMachine *vm)
+{
+    vm->leave_paused = true;
+    vmm_watchdog_disarm(vm->watchdog);
+}
+
+uint64_t vmm_machine_pause_ns(const VmmMachine *vm)
+{
+    if (vm->paused_ns == 0)
+        return 0;
+    return (uint64_t)((vm->resumed_ns ? vm->resumed_ns : clock_ns(CLOCK_MONOTONIC)) -
+                      vm->paused_ns);
+}
+
+static const struct vmm_vmstate *take_snapshot(VmmMachine *vm, GError **error)
+{
+    if (vm->hold == HOLD_NONE) {
+        g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "%s is not paused", vm->name);
+        return NULL;
+    }
+    if (!vm->has_snapshot)
+        vm->has_snapshot = vmm_snapshot_read(vm->qmp, vm->devstate, &vm->snapshot, error);
+    return vm->has_snapshot ? &vm->snapshot : NULL;
+}
+
+GArray *vmm_machine_read_vcpus(VmmMachine *vm, GError **error)
+{
+    const struct vmm_vmstate *snapshot = take_snapshot(vm, error);
+    GArray *vcpus;
+
+    if (!snapshot)
+        return NULL;
+    vcpus = g_array_sized_new(FALSE, FALSE, sizeof(struct vmm_vcpu), snapshot->vcpus->len);
+    g_array_append_vals(vcpus, snapshot->vcpus->data, snapshot->vcpus->len);
+    // Only KVM keeps the TSC with the vCPU; TCG's is a clock of the machine.
+    for (guint i = 0; vm->tcg && i < vcpus->len; i++)
+        g_array_index(vcpus, struct vmm_vcpu, i).tsc = (uint64_t)snapshot->ticks;
+    return vcpus;
+}
+
+bool vmm_machine_read_clock(VmmMachine *vm, struct vmm_clock *ret, GError **error)
+{
+    const struct vmm_vmstate *snapshot = take_snapshot(vm, error);
+
+    if (!snapshot)
+        return false;
+    if (!snapshot->has_timer) {
+        g_set_error(error, VMM_ERROR, VMM_ERROR_UNSUPPORTED,
+                    "%s: this QEMU's device state cannot be read, and so not its clocks", vm->name);
+        return false;
+    }
+    *ret = (struct vmm_clock){
+        .virtual_ns = snapshot->virtual_ns,
+        .tcg = vm->tcg,
+        .tcg_ticks = vm->tcg ? snapshot->ticks : 0,
+        .has_hpet = snapshot->has_hpet,
+        .hpet_counter = snapshot->hpet_counter,
+        .has_kvmclock = snapshot->has_kvmclock,
+        .kvmclock_ns = snapshot->kvmclock_ns,
+        .host_realtime_ns = vm->paused_wall_ns,
+    };
+    return true;
+}
+
+GSocketConnection *vmm_machine_open_channel(VmmMachine *vm, const char *port_name, GError **error)
+{
+    return vmm_channel_open(vm->qmp, port_name, error);
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A child process that lets the guest run again if this process dies while it holds it paused.
+#include "vmm/watchdog.h"
+
+#include <errno.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/machine.h"
+
+// How long the child tries to reach QEMU, which may be busy or serve another client just then.
+#define RESCUE_SECONDS 60
+#define RETRY_NS       20000000l
+
+struct VmmWatchdog {
+    pid_t child;
+    int channel;
+};
+
+/*
+ * The child. The parent may have had threads, so there is nothing here but system calls and
+ * functions on memory: no allocation, no GLib, no stdio.
+ */
+static long now_seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
+
+// Reads until `wanted` occurs in what QEMU says, and keeps that in `text`. False: EOF, deadline, or
+// more than fits.
+static bool hear(int fd, char *text, size_t size, const char *wanted, long deadline)
+{
+    size_t len = 0;
+
+    text[0] = '\0';
+    while (!strstr(text, wanted)) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        long left = deadline - now_seconds();
+        ssize_t n;
+
+        if (left <= 0 || len + 1 >= size || poll(&ready, 1, (int)left * 1000) <= 0)
+            return false;
+        n = read(fd, text + len, size - 1 - len);
+        if (n <= 0)
+            return false;
+        len += (size_t)n;
+        text[len] = '\0';
+    }
+    return true;
+}
+
+static bool say(int fd, const char *line)
+{
+    return send(fd, line, strlen(line), MSG_NOSIGNAL) == (ssize_t)strlen(line);
+}
+
+// One attempt over one connection. True: there is nothing left to do.
+static bool rescue_once(const struct sockaddr_un *qmp, long deadline)
+{
+    char text[4096];
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool done = false;
+
+    // QEMU keeps the socket listening, whomever it serves: nobody there means that QEMU has gone.
+    if (connect(fd, (const struct sockaddr *)qmp, sizeof(*qmp)) < 0) {
+        done = errno == ENOENT || errno == ECONNREFUSED;
+    } else if (hear(fd, text, sizeof(text), "\"QMP\"", deadline) &&
+               say(fd, "{\"execute\":\"qmp_capabilities\"}\n") &&
+               hear(fd, text, sizeof(text), "\"return\"", deadline) &&
+               say(fd, "{\"execute\":\"query-status\",\"id\":\"vmgraft-1\"}\n") &&
+               hear(fd, text, sizeof(text), "\"vmgraft-1\"", deadline)) {
+        // Any other state than "paused" is not ours to end.
+        done = !strstr(text, "\"status\": \"paused\"") ||
+               (say(fd, "{\"execute\":\"cont\",\"id\":\"vmgraft-2\"}\n") &&
+                hear(fd, text, sizeof(text), "\"vmgraft-2\"", deadline));
+    }
+    close(fd);
+    return done;
+}
+
+static void rescue(const struct sockaddr_un *qmp)
+{
+    const struct timespec pause = {.tv_nsec = RETRY_NS};
+    long deadline = now_seconds() + RESCUE_SECONDS;
+
+    while (!rescue_once(qmp, deadline) && now_seconds() < deadline)
+        nanosleep(&pause, NULL);
+}
+
+static void reset_signals(void)
+{
+    sigset_t none;
+
+    for (int i = 1; i < NSIG; i++)
+        signal(i, SIG_DFL);
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static _Noreturn void watch(int channel, const struct sockaddr_un *qmp)
+{
+    char state = 'R', next;
+    ssize_t n;
+
+    setsid();
+    reset_signals();
+    prctl(PR_SET_NAME, "vmgraft-resume");
+    if (channel != 0)
+        dup2(channel, 0);
+    close_range(1, ~0u, 0);
+    while ((n = read(0, &next, 1)) > 0 || (n < 0 && errno == EINTR)) {
+        if (n > 0)
+            state = next;
+    }
+    if (state == 'P')
+        rescue(qmp);
+    _exit(0);
+}
+
+VmmWatchdog *vmm_watchdog_start(const char *qmp_path, GError **error)
+{
+    struct sockaddr_un qmp = {.sun_family = AF_UNIX};
+    g_autofree char *path = g_canonicalize_filename(qmp_path, NULL);
+    VmmWatchdog *dog;
+    int ends[2];
+    pid_t child;
+
+    if (g_strlcpy(qmp.sun_path, path, sizeof(qmp.sun_path)) >= sizeof(qmp.sun_path)) {
+        g_set_error(error, VMM_ERROR, VMM_ERROR_TARGET, "%s: too long for a socket's name", path);
+        return NULL;
+    }
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
+        g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "watchdog: %s", g_strerror(errno));
+        return NULL;
+    }
+    child = fork();
+    if (child == 0)
+        watch(ends[1], &qmp);
+    close(ends[1]);
+    if (child < 0) {
+        g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "watchdog: %s", g_strerror(errno));
+        close(ends[0]);
+        return NULL;
+    }
+    dog = g_new0(VmmWatchdog, 1);
+    dog->child = child;
+    dog->channel = ends[0];
+    return dog;
+}
+
+bool vmm_watchdog_arm(VmmWatchdog *dog, GError **error)
+{
+    if (send(dog->channel, "P", 1, MSG_NOSIGNAL) == 1)
+        return true;
+    g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
+                "the watchdog that would resume the guest after a crash is gone");
+    return false;
+}
+
+void vmm_watchdog_disarm(VmmWatchdog *dog)
+{
+    // A child that is gone needs no telling.
+    (void)!send(dog->channel, "R", 1, MSG_NOSIGNAL);
+}
+
+void vmm_watchdog_stop(VmmWatchdog *dog)
+{
+    if (!dog)
+        return;
+    close(dog->channel);
+    while (waitpid(dog->child, NULL, 0) < 0 && errno == EINTR)
+        ;
+    g_free(dog);
+}

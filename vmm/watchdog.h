@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A child process that lets the guest run again if this process dies while it holds it paused.
+// Internal to vmm/.
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+
+/*
+ *   us        -> P   the guest is about to be paused
+ *   us        -> R   it runs again, or stays as it is by intent
+ *   (closed)         after P: connect to the QMP socket and `cont`, if it is paused; after R: exit
+ *
+ * The child holds nothing but its end of that channel, has its own session and default signals, so
+ * that what kills this process (SIGKILL, a closed terminal) does not reach it.
+ */
+typedef struct VmmWatchdog VmmWatchdog;
+
+// Forks the child. Call it before the process has grown, and before any pause.
+VmmWatchdog *vmm_watchdog_start(const char *qmp_path, GError **error);
+
+// Each is one byte on a socket: microseconds. False: the child is gone (VMM_ERROR_STATE).
+bool vmm_watchdog_arm(VmmWatchdog *dog, GError **error);
+void vmm_watchdog_disarm(VmmWatchdog *dog);
+
+// Ends the child; where it is armed it lets the guest run first, which is why the QMP connection
+// must have been closed by then. NULL-safe.
+void vmm_watchdog_stop(VmmWatchdog *dog);
