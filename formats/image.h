@@ -2,7 +2,6 @@
 // The model of a process image: its records, and the page contents that belong to them.
 #pragma once
 
-#include <gio/gio.h>
 #include <glib.h>
 #include <stdbool.h>
 
@@ -30,10 +29,15 @@ enum fmt_error {
     FMT_ERROR_LIMIT, // more or larger records than a sane image has
 };
 
-// A run of pages: PAGES record and its contents (NULL for FMT_PAGES_ZERO). Borrowed memory.
+#define FMT_PAGE_BYTES 4096u
+// The most pages with contents in one PAGES record: 1 MiB. FMT_PAGES_ZERO has no limit.
+#define FMT_EXTENT_MAX_PAGES 256u
+
+// A run of pages (objref and hash are the encoder's, 0 until then): PAGES record and its contents
+// (NULL for FMT_PAGES_ZERO). Borrowed memory.
 struct fmt_extent {
     struct fmt_pages pages;
-    const uint8_t *data; // pages.n_pages * 4096 bytes
+    const uint8_t *data; // pages.n_pages * FMT_PAGE_BYTES
 };
 
 FmtImage *fmt_image_new(void);
@@ -57,13 +61,32 @@ void *fmt_image_by_ref(const FmtImage *img, uint64_t objref, enum fmt_type type)
     ((i) < fmt_image_count((img), FMT_##TYPE) &&                                                   \
      ((var) = fmt_image_nth((img), FMT_##TYPE, (i)), true))
 
-// Extents, in the order of addition; the encoder writes them in this order.
+/*
+ * Extents, in the order of addition; the encoder writes them in this order. Those of one owner must
+ * be added with ascending addresses and may not overlap, and one of an MM lies within one VMA: the
+ * encoder refuses what a reader would. Runs of more than FMT_EXTENT_MAX_PAGES become several
+ * extents; nothing is ever joined, and each record of pages costs up to 8 KiB in the file, so join
+ * first.
+ */
 void fmt_image_add_extent(FmtImage *img, uint64_t owner, uint64_t start, uint64_t n_pages,
                           enum fmt_pages_kind kind, const void *data);
 size_t fmt_image_n_extents(const FmtImage *img);
-struct fmt_extent *fmt_image_extent(const FmtImage *img, size_t i);
+struct fmt_extent *fmt_image_extent(const FmtImage *img, size_t i); // until the next is added
 // Keeps memory alive for as long as the image; takes ownership of the reference.
 void fmt_image_hold(FmtImage *img, GBytes *memory);
+
+// The mapping that holds addr, NULL for none.
+struct fmt_vma *fmt_image_vma(const FmtImage *img, uint64_t mm, uint64_t addr);
+
+/*
+ * The page of an address space that holds addr: from its own extents, else from those of the file
+ * or shared memory mapped there. *ret_data is NULL for a page of zeros. False where the image does
+ * not have it.
+ *
+ * This and the two around it use an index that is built at the first call and dropped when a
+ * record or an extent is added: call them from one thread, once mappings are filled in.
+ */
+bool fmt_image_page(const FmtImage *img, uint64_t mm, uint64_t addr, const uint8_t **ret_data);
 
 // Reads bytes of an address space from the extents (DATA, ZERO and CLEAN); false where some page is
 // not there.

@@ -14,15 +14,21 @@ enum fmt_type {
 #define S(field, doc)
 #define B(field, doc)
 #define R(field, to, doc)
+#define P(field, to, doc)
 #define END(TYPE)
 #include "formats/records.def"
     FMT_N_TYPES = 64,
 };
 
+enum fmt_record_flag {
+    // A reader that does not know the type passes over the record. None of those below is optional.
+    FMT_RECORD_OPTIONAL = 1 << 0,
+};
+
 // What every record starts with. objref is unique in an image and never 0.
 struct fmt_record {
     uint32_t type;  // enum fmt_type
-    uint32_t flags; // FMT_RECORD_*
+    uint32_t flags; // enum fmt_record_flag; 0
     uint64_t objref;
 };
 
@@ -36,6 +42,7 @@ struct fmt_record {
 #define S(field, doc)     char *field;
 #define B(field, doc)     GBytes *field;
 #define R(field, to, doc) uint64_t field;
+#define P(field, to, doc) uint64_t field;
 #define END(TYPE)                                                                                  \
     }                                                                                              \
     ;

@@ -11,6 +11,10 @@
 // Bits of HEAD.features that a reader must know or refuse the image. None yet.
 #define FMT_FEATURES_KNOWN 0ull
 
+// What one STRING may hold, and what all records before BODY may take in a reader's memory.
+#define FMT_STRING_MAX_BYTES (8ull << 20)
+#define FMT_BODY_MAX_BYTES   (512ull << 20)
+
 // Takes the next bytes of the stream; returns false with an error to stop.
 typedef bool (*fmt_write_fn)(const void *data, size_t len, void *user, GError **error);
 
@@ -23,7 +27,9 @@ typedef void (*fmt_progress_fn)(const struct fmt_progress *progress, void *user)
 // Size of the encoded image in bytes.
 uint64_t fmt_encoded_size(const FmtImage *img);
 
-// Encodes the image: magic, HEAD, objects, BODY, PAGES..., TAIL. Never seeks.
+// Encodes the image: magic, HEAD, objects, BODY, PAGES..., TAIL. Never seeks. Sets HEAD's format
+// and n_pages itself. CORRUPT or LIMIT where a reader would refuse the image, before the first byte
+// as far as records go.
 bool fmt_encode(const FmtImage *img, fmt_write_fn write, void *user, GError **error);
 
 // Encodes to a descriptor (pipe, socket, file).
@@ -35,16 +41,17 @@ bool fmt_encode_fd(const FmtImage *img, int fd, fmt_progress_fn progress, void *
 bool fmt_save(const FmtImage *img, const char *path, fmt_progress_fn progress, void *user,
               GError **error);
 
-// Opens an image file, maps it and checks all of it (structure, references, every checksum).
+// Opens an image file, maps it and checks all of it (structure, references, every checksum). The
+// image's extents point into the mapping: whoever truncates the file later takes the reader down.
 FmtImage *fmt_load(const char *path, GError **error);
 
 /*
  * Push decoder for streams: feed it bytes as they come. `meta` is called once, at BODY, when all
- * records have been read and checked; the image stays owned by the decoder (take a reference to
- * keep it). `pages` is called for each piece of contents in order: size_bytes bytes (a multiple of
- * 4096; data is NULL for zero pages) of `pages` at offset_bytes from its start. `end` is called
- * after TAIL was checked. A callback that returns false with an error stops the decoder. Contents
- * have passed their extent's checksum only when `end` is called.
+ * records have been read and checked (BODY's checksum included); the image stays owned by the
+ * decoder (take a reference to keep it). `pages` is called for each piece of contents in order:
+ * size_bytes bytes (a multiple of 4096; data is NULL for zero pages) of `pages` at offset_bytes
+ * from its start. `end` is called after TAIL was checked. A callback that returns false with an
+ * error stops the decoder. Contents have passed their extent's checksum only when `end` is called.
  */
 typedef struct FmtDecoder FmtDecoder;
 

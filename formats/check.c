@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The rules that every image obeys: the encoder writes no other, the decoder takes no other.
+#include "formats/check.h"
+
+#include <inttypes.h>
+
+#include "formats/catalogue.h"
+
+#define USER_END (1ull << 56) // beyond every user address, with five levels too
+
+static bool corrupt(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static bool corrupt(GError **error, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_propagate_error(error, g_error_new_valist(FMT_ERROR, FMT_ERROR_CORRUPT, format, args));
+    va_end(args);
+    return false;
+}
+
+// What FILE.object must be, by FILE.kind.
+static const enum fmt_type file_objects[] = {
+    [FMT_FILE_REG] = FMT_INODE, [FMT_FILE_DIR] = FMT_INODE, [FMT_FILE_CHR] = FMT_INODE,
+    [FMT_FILE_PIPE] = FMT_PIPE, [FMT_FILE_MEMFD] = FMT_SHM,
+};
+
+static bool check_ref(const FmtImage *img, const struct fmt_record *rec, const struct fmt_field *f,
+                      uint64_t to, GError **error)
+{
+    const char *name = fmt_record_type(rec->type)->name;
+
+    if (to == 0 && f->kind == FMT_FIELD_R)
+        return true;
+    if (to == 0)
+        return corrupt(error, "%s %" PRIu64 " has no %s", name, rec->objref, f->name);
+
+    const struct fmt_record *target = fmt_image_by_ref(img, to, FMT_ANY);
+    if (!target)
+        return corrupt(error, "%s %" PRIu64 " refers to %" PRIu64 " as its %s, which is not there",
+                       name, rec->objref, to, f->name);
+    if (f->to != FMT_ANY && target->type != f->to)
+        return corrupt(error,
+                       "%s %" PRIu64 " refers to %" PRIu64 " as its %s, which is a %s, not a %s",
+                       name, rec->objref, to, f->name, fmt_record_type(target->type)->name,
+                       fmt_record_type(f->to)->name);
+    return true;
+}
+
+static bool check_refs(const FmtImage *img, const struct fmt_record *rec, GError **error)
+{
+    const struct fmt_record_type *t = fmt_record_type(rec->type);
+
+    for (size_t i = 0; i < t->n_fields; i++) {
+        const struct fmt_field *f = &t->fields[i];
+
+        if ((f->kind == FMT_FIELD_R || f->kind == FMT_FIELD_P) &&
+            !check_ref(img, rec, f, fmt_record_field(rec, i)->u, error))
+            return false;
+    }
+    return true;
+}
+
+static bool check_file(const FmtImage *img, const struct fmt_file *file, GError **error)
+{
+    enum fmt_type want = file->kind < G_N_ELEMENTS(file_objects) ? file_objects[file->kind] : 0;
+
+    if (file->object == 0 || want == 0 || fmt_image_by_ref(img, file->object, want))
+        return true;
+    return corrupt(error,
+                   "file %" PRIu64 " of kind %" PRIu64 " refers to %" PRIu64 ", which is not a %s",
+                   file->rec.objref, file->kind, file->object, fmt_record_type(want)->name);
+}
+
+static bool check_vma(const struct fmt_vma *vma, uint64_t last_end, GError **error)
+{
+    if (vma->start % FMT_PAGE_BYTES || vma->end % FMT_PAGE_BYTES || vma->start >= vma->end ||
+        vma->end > USER_END || vma->offset_bytes % FMT_PAGE_BYTES)
+        return corrupt(error,
+                       "vma %" PRIu64 " has no valid range: 0x%" PRIx64 "-0x%" PRIx64
+                       " at offset 0x%" PRIx64,
+                       vma->rec.objref, vma->start, vma->end, vma->offset_bytes);
+    if (vma->start < last_end)
+        return corrupt(error,
+                       "vma %" PRIu64 " at 0x%" PRIx64
+                       " begins before the one before it ends at 0x%" PRIx64,
+                       vma->rec.objref, vma->start, last_end);
+    return true;
+}
+
+// The end of the last range of an owner, kept in a table of boxed values.
+static uint64_t *last_end_of(GHashTable *ends, uint64_t owner)
+{
+    uint64_t *pair = g_hash_table_lookup(ends, &owner);
+
+    if (!pair) {
+        pair = g_new0(uint64_t, 2);
+        pair[0] = owner;
+        g_hash_table_insert(ends, pair, pair);
+    }
+    return &pair[1];
+}
+
+static GHashTable *ends_new(void)
+{
+    return g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+}
+
+bool fmt_check_records(const FmtImage *img, GError **error)
+{
+    g_autoptr(GHashTable) ends = ends_new();
+    struct fmt_record *rec;
+    struct fmt_file *file;
+    struct fmt_vma *vma;
+
+    for (uint32_t type = 0; type < FMT_N_TYPES; type++) {
+        for (size_t i = 0; (rec = fmt_image_nth(img, type, i)); i++) {
+            if (!check_refs(img, rec, error))
+                return false;
+        }
+    }
+    for (size_t i = 0; FMT_NEXT(img, FILE, i, file); i++) {
+        if (!check_file(img, file, error))
+            return false;
+    }
+    for (size_t i = 0; FMT_NEXT(img, VMA, i, vma); i++) {
+        uint64_t *last_end = last_end_of(ends, vma->mm);
+
+        if (!check_vma(vma, *last_end, error))
+            return false;
+        *last_end = vma->end;
+    }
+    return true;
+}
+
+struct FmtExtentCheck {
+    const FmtImage *img;
+    GHashTable *ends;
+};
+
+FmtExtentCheck *fmt_extent_check_new(const FmtImage *img)
+{
+    FmtExtentCheck *check = g_new0(FmtExtentCheck, 1);
+
+    check->img = img;
+    check->ends = ends_new();
+    return check;
+}
+
+void fmt_extent_check_free(FmtExtentCheck *check)
+{
+    if (!check)
+        return;
+    g_hash_table_unref(check->ends);
+    g_free(check);
+}
+
+static bool extent_owner_ok(const FmtImage *img, const struct fmt_pages *pages, GError **error)
+{
+    const struct fmt_record *owner = fmt_image_by_ref(img, pages->owner, FMT_ANY);
+
+    if (!owner || (owner->type != FMT_MM && owner->type != FMT_SHM && owner->type != FMT_INODE))
+        return corrupt(error,
+                       "pages at 0x%" PRIx64 " belong to %" PRIu64 ", which is no mm, shm or inode",
+                       pages->start, pages->owner);
+    if (owner->type != FMT_MM)
+        return true;
+
+    const struct fmt_vma *vma = fmt_image_vma(img, pages->owner, pages->start);
+    if (!vma || pages->n_pages > (vma->end - pages->start) / FMT_PAGE_BYTES)
+        return corrupt(
+            error, "%" PRIu64 " pages at 0x%" PRIx64 " of mm %" PRIu64 " are not inside one vma",
+            pages->n_pages, pages->start, pages->owner);
+    return true;
+}
+
+bool fmt_extent_check(FmtExtentCheck *check, const struct fmt_pages *pages, GError **error)
+{
+    if (pages->kind > FMT_PAGES_CLEAN)
+        return corrupt(error, "pages at 0x%" PRIx64 " are of an unknown kind, %" PRIu64,
+                       pages->start, pages->kind);
+    if (pages->start % FMT_PAGE_BYTES || pages->n_pages == 0 || pages->start > INT64_MAX ||
+        pages->n_pages > (INT64_MAX - pages->start) / FMT_PAGE_BYTES)
+        return corrupt(error, "%" PRIu64 " pages at 0x%" PRIx64 " are no valid range",
+                       pages->n_pages, pages->start);
+    if (pages->kind != FMT_PAGES_ZERO && pages->n_pages > FMT_EXTENT_MAX_PAGES)
+        return corrupt(error,
+                       "%" PRIu64 " pages at 0x%" PRIx64 " are more than the %u of an extent",
+                       pages->n_pages, pages->start, FMT_EXTENT_MAX_PAGES);
+    if (!extent_owner_ok(check->img, pages, error))
+        return false;
+
+    uint64_t *last_end = last_end_of(check->ends, pages->owner);
+    if (pages->start < *last_end)
+        return corrupt(error,
+                       "pages at 0x%" PRIx64 " of %" PRIu64 " come after those up to 0x%" PRIx64,
+                       pages->start, pages->owner, *last_end);
+    *last_end = pages->start + pages->n_pages * FMT_PAGE_BYTES;
+    return true;
+}
