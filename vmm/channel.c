@@ -68,17 +68,15 @@ static char *find_port(VmmQmp *qmp, const char *path, const char *port_name, int
     return NULL;
 }
 
-char *vmm_channel_parse_filename(const char *filename, bool *ret_connected)
+bool vmm_channel_parse_filename(const char *filename, char **ret_path, bool *ret_connected)
 {
     static const char *const options[] = {",server=on", ",server"};
-    const char *start = filename;
+    bool connected = !g_str_has_prefix(filename, "disconnected:");
+    const char *start = connected ? filename : filename + strlen("disconnected:");
     size_t len;
 
-    *ret_connected = !g_str_has_prefix(filename, "disconnected:");
-    if (!*ret_connected)
-        start += strlen("disconnected:");
     if (!g_str_has_prefix(start, "unix:"))
-        return NULL;
+        return false;
     start += strlen("unix:");
     len = strlen(start);
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
@@ -87,7 +85,9 @@ char *vmm_channel_parse_filename(const char *filename, bool *ret_connected)
             break;
         }
     }
-    return len > 0 ? g_strndup(start, len) : NULL;
+    *ret_path = len > 0 ? g_strndup(start, len) : NULL;
+    *ret_connected = connected;
+    return true;
 }
 
 // What query-chardev says of a label; borrowed from `list`.
@@ -110,14 +110,14 @@ static char *find_socket(VmmQmp *qmp, const char *port_name, const char *label, 
     g_autofree char *path = NULL;
     const VmmJson *chardev;
     const char *filename;
-    bool connected, open;
+    bool connected = false, open;
 
     if (!list)
         return NULL;
     chardev = find_chardev(list, label);
     filename = chardev ? vmm_json_string(chardev, "filename") : NULL;
-    path = filename ? vmm_channel_parse_filename(filename, &connected) : NULL;
-    if (!path)
+    if (!filename || !vmm_channel_parse_filename(filename, &path, &connected) ||
+        (!path && !connected))
         g_set_error(error, VMM_ERROR, VMM_ERROR_UNSUPPORTED,
                     "port %s: its chardev \"%s\" is no unix socket (%s)", port_name, label,
                     filename ? filename : "not listed");

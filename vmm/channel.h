@@ -9,7 +9,8 @@
 // See vmm_machine_open_channel().
 GSocketConnection *vmm_channel_open(VmmQmp *qmp, const char *port_name, GError **error);
 
-// The path in a chardev's description, "unix:/path,server=on" or
-// "disconnected:unix:/path,server=on"; NULL where it is none of a unix socket. *ret_connected:
-// somebody is connected. Free with g_free.
-char *vmm_channel_parse_filename(const char *filename, bool *ret_connected);
+// What query-chardev says in "filename":
+//   disconnected:unix:/path,server=on    nobody is connected
+//   unix:/path,server=on                 somebody is; QEMU 7.2 leaves the rest out: "unix:"
+// False: this is no unix socket. *ret_path is NULL where it is not given; free with g_free.
+bool vmm_channel_parse_filename(const char *filename, char **ret_path, bool *ret_connected);
