@@ -13,7 +13,8 @@
  * Finding it takes no pause: none of this changes after boot. What a running guest may change under
  * us is read through the same functions, while the machine is paused.
  *
- * Every error is in INTRO_ERROR and names the object and its address.
+ * Every error is in INTRO_ERROR and names the object and its address; only a host that cannot read
+ * guest memory any more (QEMU is gone) shows through as VMM_MEMORY_ERROR_IO.
  */
 typedef struct IntroKernel IntroKernel;
 
@@ -88,8 +89,9 @@ bool intro_has_symbol(const IntroKernel *k, const char *name);
 const char *intro_symbol_at(const IntroKernel *k, struct gva at, uint64_t *ret_offset);
 // The address of a per-CPU variable on one CPU.
 bool intro_percpu(IntroKernel *k, const char *name, unsigned cpu, struct gva *ret, GError **error);
-unsigned
-intro_n_cpus(const IntroKernel *k); // CPUs that the kernel has brought up (possible ids below this)
+// nr_cpu_ids: the ids of all CPUs, online or not yet plugged in, are below this.
+unsigned intro_n_cpus(const IntroKernel *k);
+bool intro_cpu_is_online(IntroKernel *k, unsigned cpu, bool *ret, GError **error);
 
 /* ---- user memory ---- */
 
@@ -99,11 +101,14 @@ struct intro_user_page {
     struct gpa frame;    // its physical address
     uint64_t size_bytes; // 4 KiB, 2 MiB or 1 GiB
     uint64_t entry;      // the raw page table entry: writable, dirty, PAT, protection key ...
+    bool is_ram;         // all of the frame is guest RAM; false for a device's memory
 };
 
-// Called for each leaf entry of [start, end) in order of address. `present` is false for an entry
-// that is neither empty nor present (swap, migration, marker ...): then frame is meaningless and
-// `entry` tells. Return false to end the walk early.
+// Called for each leaf entry that meets [start, end), in order of address: a huge page may begin
+// before start and end behind end. `present` is as the kernel means it: a page under PROT_NONE is
+// present although the MMU may not use it (bit 0 of `entry` is clear then). It is false for an
+// entry that is neither empty nor present (swap, migration, marker ...): then frame is meaningless
+// and `entry` tells. Return false to end the walk early.
 typedef bool (*intro_user_page_fn)(const struct intro_user_page *page, bool present, void *user);
 
 // Walks the page tables below pgd (kernel virtual address, mm_struct.pgd). Empty parts cost
