@@ -308,9 +308,8 @@ static bool is_about_kernel(const GError *e)
            (e->code != INTRO_ERROR_CORRUPT && e->code != INTRO_ERROR_FAULT);
 }
 
-static bool try_candidate(IntroVmcoreinfo *info, void *user)
+static bool try_candidate(const IntroVmcoreinfo *info, void *user)
 {
-    g_autoptr(IntroVmcoreinfo) owned = info;
     struct search *s = user;
     GError *error = NULL;
 

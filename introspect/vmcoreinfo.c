@@ -174,7 +174,7 @@ static bool try_page(struct search *s, const struct vmm_ram_range *range, struct
     if (!info || !g_hash_table_add(s->seen, g_strdup(info->text)))
         return true;
     info->found_at = at;
-    return s->fn(g_steal_pointer(&info), s->user) && g_hash_table_size(s->seen) < MAX_CANDIDATES;
+    return s->fn(info, s->user) && g_hash_table_size(s->seen) < MAX_CANDIDATES;
 }
 
 static bool probe(const uint8_t *bytes)

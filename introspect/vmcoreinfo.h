@@ -44,9 +44,8 @@ bool intro_vmcoreinfo_symbol(const IntroVmcoreinfo *info, const char *name, uint
 // page, or false. len is what can be read from there on, at least 64 bytes.
 bool intro_vmcoreinfo_text(const uint8_t *page, size_t len, size_t *ret_start, size_t *ret_len);
 
-// Called for each text that parses, once for each different one; the callee owns info. Returns
-// false to end the search.
-typedef bool (*intro_vmcoreinfo_fn)(IntroVmcoreinfo *info, void *user);
+// Called for each text that parses, once for each different one. Returns false to end the search.
+typedef bool (*intro_vmcoreinfo_fn)(const IntroVmcoreinfo *info, void *user);
 
 // Looks at the start of each page of RAM.
 bool intro_vmcoreinfo_search(VmmMemory *mem, intro_vmcoreinfo_fn fn, void *user, GError **error);
