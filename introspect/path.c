@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Paths of open files and directories, as the guest's own d_path would give them.
+#include "introspect/context.h"
+#include "introspect/reader.h"
+
+#include <limits.h>
+#include <string.h>
+
+/*
+ * A path is found from its end: up from the dentry to the root of its file system, from there to
+ * the place where that is mounted, and on, until the wanted root. A walk that comes to the top of
+ * the mount tree without meeting the root has left a chroot, one that comes to a mount without a
+ * namespace belongs to a detached mount (umount -l, open_tree): neither has a name that a process
+ * could open.
+ */
+
+#define MAX_STEPS 8192 // dentries and mounts; a path of PATH_MAX has fewer names than that
+#define NAME_MAX_ANY                                                                               \
+    1024 // of one name: file systems keep to 255, pseudo files (memfd) may have more
+
+// What d_dname makes of the names of files that no path leads to.
+static const struct pseudo {
+    const char *fstype;
+    const char *prefix;
+    bool by_name; // shows the dentry's name, else the inode number in brackets
+} pseudos[] = {
+    {"pipefs", "pipe:", false}, {"sockfs", "socket:", false}, {"anon_inodefs", "anon_inode:", true},
+    {"tmpfs", "/", true},       {"hugetlbfs", "/", true},
+};
+
+static char *dentry_name(IntroKernel *k, struct gva dentry, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct gva name = rd_ptr(&r, dentry, M_dentry_name);
+    uint64_t len = rd(&r, dentry, M_dentry_name_len);
+
+    if (!rd_done(&r, error))
+        return NULL;
+    if (len > NAME_MAX_ANY) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
+                    "dentry at %#" G_GINT64_MODIFIER "x: a name of %" G_GUINT64_FORMAT " bytes",
+                    dentry.addr, len);
+        return NULL;
+    }
+    g_autofree char *text = g_malloc0(len + 1);
+    if (!intro_read(k, name, text, len, error))
+        return NULL;
+    return g_steal_pointer(&text);
+}
+
+static char *pseudo_path(IntroKernel *k, struct gva dentry, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct gva inode = rd_ptr(&r, dentry, M_dentry_inode);
+    uint64_t ino = inode.addr ? rd(&r, inode, M_inode_ino) : 0;
+    struct gva type = rd_ptr(&r, rd_ptr(&r, dentry, M_dentry_sb), M_sb_type);
+    struct gva type_name = rd_ptr(&r, type, M_fstype_name);
+
+    if (!rd_done(&r, error))
+        return NULL;
+    g_autofree char *fstype = intro_read_str(k, type_name, 64, error);
+    if (!fstype)
+        return NULL;
+    for (size_t i = 0; i < G_N_ELEMENTS(pseudos); i++) {
+        if (strcmp(pseudos[i].fstype, fstype) != 0)
+            continue;
+        if (!pseudos[i].by_name)
+            return g_strdup_printf("%s[%" G_GUINT64_FORMAT "]", pseudos[i].prefix, ino);
+        g_autofree char *name = dentry_name(k, dentry, error);
+        return name ? g_strconcat(pseudos[i].prefix, name, NULL) : NULL;
+    }
+    return g_strdup_printf("%s:[%" G_GUINT64_FORMAT "]", fstype, ino);
+}
+
+struct climb {
+    struct gva mnt; // struct mount
+    struct gva dentry;
+    struct intro_path root;
+    GString *path;
+};
+
+static bool unreachable(const struct climb *at, const char *why, GError **error)
+{
+    g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED,
+                "dentry at %#" G_GINT64_MODIFIER "x: %s (...%s)", at->dentry.addr, why,
+                at->path->str);
+    return false;
+}
+
+// From the root of a mount to the place where it is mounted.
+static bool leave_mount(IntroReader *r, struct climb *at, GError **error)
+{
+    struct gva above = rd_ptr(r, at->mnt, M_mount_parent);
+    struct gva mountpoint = rd_ptr(r, at->mnt, M_mount_mountpoint);
+    struct gva ns = rd_ptr(r, at->mnt, M_mount_ns);
+
+    if (!rd_done(r, error))
+        return false;
+    if (above.addr == at->mnt.addr)
+        return unreachable(at,
+                           ns.addr ? "it lies outside of the process's root directory"
+                                   : "it is on a mount that is no longer in the tree",
+                           error);
+    at->mnt = above;
+    at->dentry = mountpoint;
+    return true;
+}
+
+// From a dentry to its parent.
+static bool leave_dentry(IntroReader *r, struct climb *at, GError **error)
+{
+    struct gva parent = rd_ptr(r, at->dentry, M_dentry_parent);
+
+    if (!rd_done(r, error))
+        return false;
+    if (parent.addr == at->dentry.addr)
+        return unreachable(at, "it is not below the directory that is mounted", error);
+
+    g_autofree char *name = dentry_name(r->k, at->dentry, error);
+    if (!name)
+        return false;
+    g_string_prepend(at->path, name);
+    g_string_prepend_c(at->path, '/');
+    at->dentry = parent;
+    return true;
+}
+
+static bool climb_to_root(IntroKernel *k, struct climb *at, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+
+    for (unsigned n = 0; n < MAX_STEPS && at->path->len < PATH_MAX; n++) {
+        struct gva vfsmount = intro_member_addr(k, at->mnt, M_mount_mnt);
+        if (at->dentry.addr == at->root.dentry.addr && vfsmount.addr == at->root.mnt.addr)
+            return true;
+
+        uint64_t mnt_root = rd(&r, vfsmount, M_vfsmount_root);
+        if (!rd_done(&r, error))
+            return false;
+        bool ok =
+            at->dentry.addr == mnt_root ? leave_mount(&r, at, error) : leave_dentry(&r, at, error);
+        if (!ok)
+            return false;
+    }
+    g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
+                "dentry at %#" G_GINT64_MODIFIER "x: its path does not end", at->dentry.addr);
+    return false;
+}
+
+static bool is_pseudo(IntroReader *r, struct intro_path path)
+{
+    struct gva op = rd_ptr(r, path.dentry, M_dentry_op);
+
+    if (!op.addr || !rd(r, op, M_dop_dname))
+        return false;
+    // Some pseudo file systems can be mounted (nsfs): then their root has a path.
+    return rd(r, path.dentry, M_dentry_parent) != path.dentry.addr ||
+           rd(r, path.mnt, M_vfsmount_root) != path.dentry.addr;
+}
+
+char *intro_path_str(IntroKernel *k, struct intro_path path, struct intro_path root,
+                     bool *ret_deleted, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    g_autoptr(GString) text = g_string_new(NULL);
+
+    bool pseudo = is_pseudo(&r, path);
+    bool unhashed = rd(&r, path.dentry, M_dentry_hash_pprev) == 0;
+    bool is_top = rd(&r, path.dentry, M_dentry_parent) == path.dentry.addr;
+    if (!rd_done(&r, error))
+        return NULL;
+    if (pseudo) {
+        char *name = pseudo_path(k, path.dentry, error);
+        if (name)
+            *ret_deleted = false;
+        return name;
+    }
+
+    struct climb at = {
+        .mnt = intro_container(k, path.mnt, M_mount_mnt),
+        .dentry = path.dentry,
+        .root = root,
+        .path = text,
+    };
+    if (!climb_to_root(k, &at, error))
+        return NULL;
+    if (text->len == 0)
+        g_string_assign(text, "/");
+    *ret_deleted = unhashed && !is_top;
+    return g_string_free(g_steal_pointer(&text), FALSE);
+}
