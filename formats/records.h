@@ -90,11 +90,12 @@ enum fmt_shm_kind { FMT_SHM_ANON, FMT_SHM_MEMFD, FMT_SHM_SYSV };
 enum fmt_shm_flag { FMT_SHM_HUGETLB = 1 << 0, FMT_SHM_NOEXEC_SEAL = 1 << 1 };
 
 enum fmt_file_kind {
-    FMT_FILE_REG,   // object: INODE
-    FMT_FILE_DIR,   // object: INODE
-    FMT_FILE_CHR,   // object: INODE; which devices can go along is the agent's table
-    FMT_FILE_PIPE,  // object: PIPE; FIFOs as well, with their path
-    FMT_FILE_MEMFD, // object: SHM
+    FMT_FILE_REG,        // object: INODE
+    FMT_FILE_DIR,        // object: INODE
+    FMT_FILE_CHR,        // object: INODE; which devices can go along is the agent's table
+    FMT_FILE_PIPE,       // object: PIPE; FIFOs as well, with their path
+    FMT_FILE_MEMFD,      // object: SHM
+    FMT_FILE_OTHER = 63, // something that was refused: listed by its name, never restored
 };
 
 enum fmt_proc_state { FMT_PROC_ALIVE, FMT_PROC_STOPPED, FMT_PROC_ZOMBIE };

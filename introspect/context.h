@@ -70,10 +70,8 @@ uint64_t intro_files(struct intro_ctx *c, struct gva files, GError **error); // 
 uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error);       // fs.c: fs_struct
 uint64_t intro_shm(struct intro_ctx *c, struct gva inode, GError **error);   // shm.c: shmem inode
 
-// Whether the inode is memory that no path leads to, a SHM rather than an INODE; *ret_kind only
-// where it is.
-bool intro_is_shm(struct intro_ctx *c, struct gva inode, bool *ret_is, enum fmt_shm_kind *ret_kind,
-                  GError **error);
+// Whether the inode is memory that no path leads to, a SHM rather than an INODE.
+bool intro_is_shm(struct intro_ctx *c, struct gva inode, bool *ret, GError **error);
 
 // The root directory that paths in the image are relative to: that of the tree's root (fs.c).
 bool intro_root(struct intro_ctx *c, struct intro_path *ret, GError **error);
@@ -87,12 +85,18 @@ bool intro_shm_check_peers(struct intro_ctx *c, GError **error);
 // CLEAN pages of files; DATA for SHM. Refuses swapped-out entries.
 bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint64_t start,
                      uint64_t end, enum fmt_pages_kind kind, GError **error);
+// Reads page `index` of the inode from the page cache; *ret_there is false where it is not there.
+bool intro_pagecache_read(IntroKernel *k, struct gva inode, uint64_t index,
+                          uint8_t ret[VMM_PAGE_BYTES], bool *ret_there, GError **error);
 
 // path.c: the path of (vfsmount, dentry) below root (vfsmount, dentry), as d_path would give it;
 // *ret_deleted where it is unlinked. NULL with error; unreachable paths are
 // INTRO_ERROR_UNSUPPORTED.
 char *intro_path_str(IntroKernel *k, struct intro_path path, struct intro_path root,
                      bool *ret_deleted, GError **error);
+
+// The last component of a dentry's path.
+char *intro_dentry_name(IntroKernel *k, struct gva dentry, GError **error);
 
 /* ---- locks (lock.c): BUSY where held; `what` names the structure that it guards ---- */
 

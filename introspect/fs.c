@@ -52,8 +52,15 @@ static bool mount_tree_top(IntroKernel *k, struct intro_path path, struct intro_
         struct gva above = rd_ptr(&r, mount, M_mount_parent);
         struct gva vfsmount = intro_member_addr(k, mount, M_mount_mnt);
         struct gva dentry = rd_ptr(&r, vfsmount, M_vfsmount_root);
+        uint64_t ns = rd(&r, mount, M_mount_ns);
         if (!rd_done(&r, error))
             return false;
+        if (above.addr == mount.addr && !ns) {
+            g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED,
+                        "mount at %#" G_GINT64_MODIFIER "x: it is no longer in the tree",
+                        mount.addr);
+            return false;
+        }
         if (above.addr == mount.addr) {
             *ret = (struct intro_path){.mnt = vfsmount, .dentry = dentry};
             return true;
@@ -65,13 +72,20 @@ static bool mount_tree_top(IntroKernel *k, struct intro_path path, struct intro_
     return false;
 }
 
-// One of the two directories; NULL with no error where it was refused.
+// One of the two directories below another (NULL: the top of the mount tree); NULL with no error
+// where it was refused.
 static char *directory(struct intro_ctx *c, const char *what, struct intro_path path,
-                       struct intro_path below, GError **error)
+                       const struct intro_path *below, GError **error)
 {
     g_autoptr(GError) local = NULL;
+    g_autofree char *text = NULL;
+    struct intro_path top;
     bool deleted = false;
-    g_autofree char *text = intro_path_str(c->k, path, below, &deleted, &local);
+
+    if (!below && mount_tree_top(c->k, path, &top, &local))
+        below = &top;
+    if (below)
+        text = intro_path_str(c->k, path, *below, &deleted, &local);
 
     if (!text && g_error_matches(local, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED))
         intro_refuse(c, "unreachable-path", "its %s cannot be named: %s", what, local->message);
@@ -87,16 +101,14 @@ uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error)
     g_autoptr(GError) local = NULL;
     uint64_t known = intro_object_ref(c, fs), umask;
     struct fs_paths paths;
-    struct intro_path top;
 
     if (known)
         return known;
-    if (!read_paths(c->k, fs, &paths, error) || !intro_get(c->k, fs, M_fs_umask, &umask, error) ||
-        !mount_tree_top(c->k, paths.root, &top, error))
+    if (!read_paths(c->k, fs, &paths, error) || !intro_get(c->k, fs, M_fs_umask, &umask, error))
         return 0;
-    g_autofree char *root = directory(c, "root directory", paths.root, top, &local);
+    g_autofree char *root = directory(c, "root directory", paths.root, NULL, &local);
     g_autofree char *cwd =
-        local ? NULL : directory(c, "working directory", paths.cwd, paths.root, &local);
+        local ? NULL : directory(c, "working directory", paths.cwd, &paths.root, &local);
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));
         return 0;

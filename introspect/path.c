@@ -28,7 +28,7 @@ static const struct pseudo {
     {"tmpfs", "/", true},       {"hugetlbfs", "/", true},
 };
 
-static char *dentry_name(IntroKernel *k, struct gva dentry, GError **error)
+char *intro_dentry_name(IntroKernel *k, struct gva dentry, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(k);
     struct gva name = rd_ptr(&r, dentry, M_dentry_name);
@@ -66,7 +66,7 @@ static char *pseudo_path(IntroKernel *k, struct gva dentry, GError **error)
             continue;
         if (!pseudos[i].by_name)
             return g_strdup_printf("%s[%" G_GUINT64_FORMAT "]", pseudos[i].prefix, ino);
-        g_autofree char *name = dentry_name(k, dentry, error);
+        g_autofree char *name = intro_dentry_name(k, dentry, error);
         return name ? g_strconcat(pseudos[i].prefix, name, NULL) : NULL;
     }
     return g_strdup_printf("%s:[%" G_GUINT64_FORMAT "]", fstype, ino);
@@ -116,7 +116,7 @@ static bool leave_dentry(IntroReader *r, struct climb *at, GError **error)
     if (parent.addr == at->dentry.addr)
         return unreachable(at, "it is not below the directory that is mounted", error);
 
-    g_autofree char *name = dentry_name(r->k, at->dentry, error);
+    g_autofree char *name = intro_dentry_name(r->k, at->dentry, error);
     if (!name)
         return false;
     g_string_prepend(at->path, name);

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Open files (struct file): of what kind, where in it, and what cannot go along.
+#include "introspect/file.h"
+
+#include "introspect/reader.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#define FMODE_READ_WRITE 3
+
+// What a program may set in f_flags (include/uapi/asm-generic/fcntl.h); the kernel keeps bits of
+// its own there. O_CLOEXEC is left from open() and means nothing: the descriptor's bit counts.
+#define KERNEL_O_PATH       010000000
+#define KERNEL_STATUS_FLAGS 035776003
+
+// What intro_file knows of the file that it is reading; strings are borrowed.
+struct opened {
+    struct intro_ctx *c;
+    struct gva file, inode;
+    uint64_t mode; // st_mode
+    uint64_t dev;  // the kernel's dev_t of a device
+    const char *fstype;
+    const char *name; // path, or what /proc would show
+    struct fmt_file *rec;
+};
+
+/* ---- what is recorded for a kind ---- */
+
+static bool record_inode(struct opened *o, GError **error)
+{
+    uint64_t ref = intro_inode(o->c, o->inode, error);
+
+    if (!ref)
+        return false;
+    struct fmt_inode *inode = fmt_image_by_ref(o->c->img, ref, FMT_INODE);
+    if (!inode->path)
+        inode->path = g_strdup(o->name);
+    o->rec->object = ref;
+    o->rec->path = g_strdup(o->name);
+    return true;
+}
+
+static bool record_regular(struct opened *o, GError **error)
+{
+    if (strcmp(o->fstype, "proc") == 0 && g_str_has_prefix(o->name, "/proc/") &&
+        g_ascii_isdigit(o->name[6]))
+        intro_refuse(o->c, "proc-file", "has %s open, which belongs to a process of this guest",
+                     o->name);
+    return record_inode(o, error);
+}
+
+static bool record_directory(struct opened *o, GError **error)
+{
+    // A position in a directory is a cookie of its file system, often of this very one.
+    if (o->rec->pos != 0)
+        intro_refuse(o->c, "directory-position", "is in the middle of reading the directory %s",
+                     o->name);
+    return record_regular(o, error);
+}
+
+static const struct {
+    unsigned major, minor_first, minor_last;
+} devices[] = {
+    {1, 3, 3},          {1, 5, 5},     // null, zero
+    {1, 7, 9},                         // full, random, urandom
+    {4, 0, 255},        {5, 0, 1},     // tty*, ttyS*; tty, console
+    {136, 0, UINT_MAX}, {229, 0, 255}, // pts, hvc*
+};
+
+static bool record_device(struct opened *o, GError **error)
+{
+    unsigned major = (unsigned)(o->dev >> 20), minor = o->dev & 0xfffff;
+    bool known = false;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(devices); i++)
+        known |= devices[i].major == major && minor >= devices[i].minor_first &&
+                 minor <= devices[i].minor_last;
+    if (!known)
+        intro_refuse(o->c, "device", "has the device %s (%u:%u) open", o->name, major, minor);
+    return record_inode(o, error);
+}
+
+static bool record_pipe(struct opened *o, GError **error)
+{
+    if (!(o->rec->object = intro_pipe(o->c, o->inode, error)))
+        return false;
+    if (strcmp(o->fstype, "pipefs") != 0)
+        o->rec->path = g_strdup(o->name); // a FIFO
+    return true;
+}
+
+static bool record_shm(struct opened *o, GError **error)
+{
+    return (o->rec->object = intro_shm(o->c, o->inode, error)) != 0;
+}
+
+// Listed for people only.
+static bool record_name(struct opened *o, GError **error)
+{
+    o->rec->path = g_strdup(o->name);
+    return true;
+}
+
+/* ---- kinds ---- */
+
+// In place of the file system's name: shared memory on the kernel's own mount of tmpfs.
+#define SHMEM "shared memory"
+
+/*
+ * The first row that fits says what a file is. A kind that is learned gets its row changed from a
+ * refusal to a function.
+ */
+static const struct file_kind {
+    mode_t type;        // S_IF*, 0 for any
+    const char *fstype; // NULL for any
+    const char *name;   // what its name contains, NULL for anything
+    enum fmt_file_kind kind;
+    bool (*record)(struct opened *o, GError **error);
+    const char *refusal; // NULL: it goes along
+    const char *what;
+} kinds[] = {
+#define REFUSED FMT_FILE_OTHER, record_name
+    {0, SHMEM, "/memfd:", FMT_FILE_MEMFD, record_shm, NULL, NULL},
+    {0, SHMEM, "/SYSV", REFUSED, "sysv-shm", "a System V shared memory segment"},
+    {0, SHMEM, NULL, REFUSED, "kernel-memory", "memory of a driver"},
+    {0, "pipefs", NULL, FMT_FILE_PIPE, record_pipe, NULL, NULL},
+    {0, "sockfs", NULL, REFUSED, "socket", "a socket"},
+    {0, "pidfs", NULL, REFUSED, "pidfd", "a pidfd"},
+    {0, "nsfs", NULL, REFUSED, "namespace", "a namespace"},
+    {0, "mqueue", NULL, REFUSED, "message-queue", "a POSIX message queue"},
+    {0, "hugetlbfs", NULL, REFUSED, "hugetlb", "memory of huge pages"},
+    {0, "secretmem", NULL, REFUSED, "secret-memory", "secret memory"},
+    {0, "dmabuf", NULL, REFUSED, "device", "a buffer of a device"},
+    {0, "anon_inodefs", "[eventfd", REFUSED, "eventfd", "an eventfd"},
+    {0, "anon_inodefs", "[eventpoll", REFUSED, "epoll", "an epoll set"},
+    {0, "anon_inodefs", "[timerfd", REFUSED, "timerfd", "a timerfd"},
+    {0, "anon_inodefs", "[signalfd", REFUSED, "signalfd", "a signalfd"},
+    {0, "anon_inodefs", "inotify", REFUSED, "inotify", "an inotify instance"},
+    {0, "anon_inodefs", "[fanotify", REFUSED, "fanotify", "a fanotify group"},
+    {0, "anon_inodefs", "[pidfd", REFUSED, "pidfd", "a pidfd"},
+    {0, "anon_inodefs", "[io_uring", REFUSED, "io_uring", "an io_uring"},
+    {0, "anon_inodefs", "[perf_event", REFUSED, "perf-event", "a performance counter"},
+    {0, "anon_inodefs", "bpf", REFUSED, "bpf", "a BPF object"},
+    {0, "anon_inodefs", "[userfaultfd", REFUSED, "userfaultfd", "a userfaultfd"},
+    {0, "anon_inodefs", "seccomp", REFUSED, "seccomp-notify", "a seccomp listener"},
+    {0, "anon_inodefs", "kvm", REFUSED, "kvm", "a virtual machine"},
+    {0, "anon_inodefs", NULL, REFUSED, "kernel-object", "a kernel object"},
+    {S_IFREG, "debugfs", NULL, REFUSED, "kernel-file", "a file of the kernel"},
+    {S_IFREG, "tracefs", NULL, REFUSED, "kernel-file", "a file of the kernel"},
+    {S_IFREG, "configfs", NULL, REFUSED, "kernel-file", "a file of the kernel"},
+    {S_IFREG, "securityfs", NULL, REFUSED, "kernel-file", "a file of the kernel"},
+    {S_IFREG, NULL, NULL, FMT_FILE_REG, record_regular, NULL, NULL},
+    {S_IFDIR, NULL, NULL, FMT_FILE_DIR, record_directory, NULL, NULL},
+    {S_IFCHR, NULL, NULL, FMT_FILE_CHR, record_device, NULL, NULL},
+    {S_IFIFO, NULL, NULL, FMT_FILE_PIPE, record_pipe, NULL, NULL},
+    {S_IFBLK, NULL, NULL, REFUSED, "device", "a block device"},
+    {S_IFSOCK, NULL, NULL, REFUSED, "socket", "the name of a socket"},
+    {S_IFLNK, NULL, NULL, REFUSED, "symlink", "a symbolic link itself (O_PATH)"},
+    {0, NULL, NULL, REFUSED, "kernel-object", "a kernel object"},
+#undef REFUSED
+};
+
+static const struct file_kind *find_kind(const struct opened *o)
+{
+    const struct file_kind *kind = kinds;
+
+    while ((kind->type && kind->type != (o->mode & S_IFMT)) ||
+           (kind->fstype && strcmp(kind->fstype, o->fstype) != 0) ||
+           (kind->name && !strstr(o->name, kind->name)))
+        kind++;
+    return kind;
+}
+
+static bool record(struct opened *o, GError **error)
+{
+    const struct file_kind *kind = find_kind(o);
+
+    o->rec->kind = kind->kind;
+    if (kind->refusal) {
+        intro_refuse(o->c, kind->refusal, "has %s open (%s)", kind->what, o->name);
+    } else if (kind->kind == FMT_FILE_PIPE && o->rec->flags & KERNEL_O_PATH) {
+        intro_refuse(o->c, "path-descriptor", "has the place of the FIFO %s open (O_PATH)",
+                     o->name);
+        return record_name(o, error);
+    }
+    return kind->record(o, error);
+}
+
+/* ---- what every file has ---- */
+
+static bool read_owner(struct opened *o, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(o->c->k);
+    bool is_pointer = intro_place(o->c->k, M_file_owner)->size_bytes == 8;
+    struct gva owner = is_pointer ? rd_ptr(&r, o->file, M_file_owner)
+                                  : intro_member_addr(o->c->k, o->file, M_file_owner);
+
+    if (owner.addr) {
+        struct gva pid = rd_ptr(&r, owner, M_fown_pid);
+        o->rec->owner_sig = rd(&r, owner, M_fown_signum);
+        o->rec->owner_type = rd(&r, owner, M_fown_type); // enum pid_type counts like F_OWNER_*
+        if (pid.addr) {
+            uint64_t level = rd(&r, pid, M_pid_level);
+            struct gva upid =
+                rd_elem(&r, pid, M_pid_numbers, MIN(level, 32), intro_sizeof(o->c->k, T_upid));
+            o->rec->owner_pid = rd(&r, upid, M_upid_nr);
+        }
+    }
+    return rd_done(&r, error);
+}
+
+struct lock_search {
+    IntroKernel *k;
+    struct gva file;
+    bool found;
+};
+
+static bool is_our_lock(struct gva node, void *user, GError **error)
+{
+    struct lock_search *s = user;
+    struct gva file;
+
+    if (!intro_get_ptr(s->k, intro_container(s->k, node, M_flock_list), M_flock_file, &file, error))
+        return false;
+    s->found |= file.addr == s->file.addr;
+    return true;
+}
+
+// flock, fcntl and leases: all that are held, of all processes, hang on the inode.
+static bool check_locks(struct opened *o, GError **error)
+{
+    static const struct {
+        enum intro_member list;
+        const char *what;
+    } lists[] = {{M_flctx_flock, "flock"}, {M_flctx_posix, "fcntl lock"}, {M_flctx_lease, "lease"}};
+    struct gva flctx;
+
+    if (!intro_get_ptr(o->c->k, o->inode, M_inode_flctx, &flctx, error))
+        return false;
+    if (!flctx.addr)
+        return true;
+    if (!intro_check_spinlock(o->c->k, intro_member_addr(o->c->k, flctx, M_flctx_lock),
+                              "file_lock_context", error))
+        return false;
+    for (size_t i = 0; i < G_N_ELEMENTS(lists); i++) {
+        struct lock_search s = {.k = o->c->k, .file = o->file};
+        if (!intro_walk_list(o->c->k, intro_member_addr(o->c->k, flctx, lists[i].list), 1 << 20,
+                             is_our_lock, &s, error))
+            return false;
+        if (s.found)
+            intro_refuse(o->c, "file-lock", "holds a lock (%s) on %s", lists[i].what, o->name);
+    }
+    return true;
+}
+
+// The path, or the name of what has none; an empty string where it was refused.
+static char *name_of(struct intro_ctx *c, struct intro_path where, bool *ret_deleted,
+                     GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    struct intro_path root;
+
+    if (!intro_root(c, &root, error))
+        return NULL;
+    char *name = intro_path_str(c->k, where, root, ret_deleted, &local);
+    if (name)
+        return name;
+    if (!g_error_matches(local, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED)) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return NULL;
+    }
+    intro_refuse(c, "unreachable-path", "has a file open that cannot be named: %s", local->message);
+    *ret_deleted = false;
+    return g_strdup("");
+}
+
+static char *fstype_of(struct opened *o, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(o->c->k);
+    struct gva type = rd_ptr(&r, rd_ptr(&r, o->inode, M_inode_sb), M_sb_type);
+    struct gva name = rd_ptr(&r, type, M_fstype_name);
+    bool is_shm;
+
+    if (!rd_done(&r, error) || !intro_is_shm(o->c, o->inode, &is_shm, error))
+        return NULL;
+    return is_shm ? g_strdup(SHMEM) : intro_read_str(o->c->k, name, 64, error);
+}
+
+static bool read_file(struct opened *o, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(o->c->k);
+    struct intro_path where = {rd_ptr(&r, o->file, M_file_path_mnt),
+                               rd_ptr(&r, o->file, M_file_path_dentry)};
+    bool deleted = false;
+
+    o->inode = rd_ptr(&r, o->file, M_file_inode);
+    o->rec->flags = rd(&r, o->file, M_file_flags) & KERNEL_STATUS_FLAGS;
+    o->rec->mode = rd(&r, o->file, M_file_mode) & FMODE_READ_WRITE;
+    o->rec->pos = rd(&r, o->file, M_file_pos);
+    o->mode = rd(&r, o->inode, M_inode_mode);
+    o->dev = rd(&r, o->inode, M_inode_rdev);
+    uint64_t nlink = rd(&r, o->inode, M_inode_nlink);
+    if (!rd_done(&r, error))
+        return false;
+
+    g_autofree char *fstype = fstype_of(o, error);
+    g_autofree char *name = fstype ? name_of(o->c, where, &deleted, error) : NULL;
+    if (!name)
+        return false;
+    o->fstype = fstype;
+    o->name = name;
+    o->rec->deleted = deleted;
+    if (deleted)
+        intro_refuse(o->c, "deleted-file", "has %s open, which %s", name,
+                     nlink ? "is no longer there under that name" : "has been deleted");
+    return read_owner(o, error) && record(o, error) && check_locks(o, error);
+}
+
+uint64_t intro_file(struct intro_ctx *c, struct gva file, GError **error)
+{
+    uint64_t known = intro_object_ref(c, file);
+
+    if (known)
+        return known;
+
+    struct opened o = {.c = c, .file = file};
+    o.rec = intro_object_add(c, file, FMT_FILE);
+    return read_file(&o, error) ? o.rec->rec.objref : 0;
+}
+
+bool intro_file_count(IntroKernel *k, struct gva file, uint64_t *ret, GError **error)
+{
+    uint64_t count;
+
+    if (!intro_get(k, file, M_file_count, &count, error))
+        return false;
+    // f_ref holds one less than the number of references.
+    *ret = count + (intro_place(k, M_file_count)->alternative == 1);
+    return true;
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The page cache of an inode: which of its pages are in memory, and where.
+#include "introspect/context.h"
+#include "introspect/reader.h"
+
+#include <string.h>
+
+/*
+ * address_space.i_pages has an entry for each page, or since 5.16 for each folio, which then takes
+ * as many indices as it has pages. Before, a huge page had its head page under each of its indices.
+ * Both are read in one way: the entry is the first page of something whose own index says where it
+ * starts in the file, and which is contiguous in memory.
+ *
+ * Value entries are the shadows of evicted pages in files, and swap entries in shared memory.
+ */
+
+#define MAX_FOLIO_ORDER 18 // 1 GiB, the largest page there is
+
+// Pages [index, index + n_pages) of the file, contiguous in memory from `frame` on.
+struct run {
+    uint64_t index;
+    uint64_t n_pages;
+    struct gpa frame;
+    bool uptodate; // false: still being read, or never written to (shared memory: zeros)
+};
+
+static bool read_run(IntroKernel *k, struct gva mapping, uint64_t index, unsigned order,
+                     uint64_t entry, struct run *ret, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct gva page = GVA(entry);
+    int64_t uptodate_bit;
+    uint64_t pfn;
+
+    uint64_t flags = rd(&r, page, M_page_flags);
+    uint64_t page_mapping = rd(&r, page, M_page_mapping);
+    uint64_t skip = index - rd(&r, page, M_page_index);
+    if (!rd_done(&r, error) || !intro_page_to_pfn(k, page, &pfn, error))
+        return false;
+    if (page_mapping != mapping.addr || order > MAX_FOLIO_ORDER || skip >> MAX_FOLIO_ORDER) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
+                    "page at %#" G_GINT64_MODIFIER "x is not page %" G_GUINT64_FORMAT
+                    " of the address_space at %#" G_GINT64_MODIFIER "x",
+                    page.addr, index, mapping.addr);
+        return false;
+    }
+    if (!intro_constant(k, C_PG_uptodate, &uptodate_bit)) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_LAYOUT, "no PG_uptodate");
+        return false;
+    }
+    *ret = (struct run){
+        .index = index,
+        .n_pages = UINT64_C(1) << order,
+        .frame = GPA((pfn + skip) << VMM_PAGE_SHIFT),
+        .uptodate = flags >> (uptodate_bit & 63) & 1,
+    };
+    return true;
+}
+
+struct wanting {
+    struct intro_ctx *c;
+    struct gva inode;
+    struct gva mapping;
+    uint64_t owner;
+    uint64_t first, end; // page indices
+    enum fmt_pages_kind kind;
+    bool swapped; // one refusal says it for all
+};
+
+static bool want_entry(uint64_t index, unsigned order, uint64_t entry, void *user, GError **error)
+{
+    struct wanting *w = user;
+    struct run run;
+
+    if (entry & 1) {
+        if (w->kind == FMT_PAGES_DATA && !w->swapped) {
+            intro_refuse(w->c, "swap",
+                         "page %" G_GUINT64_FORMAT
+                         " of shared memory (inode at %#" G_GINT64_MODIFIER "x) is swapped out",
+                         index, w->inode.addr);
+            w->swapped = true;
+        }
+        return true;
+    }
+    if (!read_run(w->c->k, w->mapping, index, order, entry, &run, error))
+        return false;
+    if (!run.uptodate)
+        return true;
+
+    uint64_t first = MAX(run.index, w->first), end = MIN(run.index + run.n_pages, w->end);
+    intro_pages_want(w->c->pages, w->owner, first << VMM_PAGE_SHIFT,
+                     GPA(run.frame.addr + ((first - run.index) << VMM_PAGE_SHIFT)),
+                     (end - first) << VMM_PAGE_SHIFT, w->kind);
+    return true;
+}
+
+bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint64_t start,
+                     uint64_t end, enum fmt_pages_kind kind, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct wanting w = {.c = c, .inode = inode, .owner = owner, .kind = kind};
+
+    w.mapping = rd_ptr(&r, inode, M_inode_mapping);
+    uint64_t size_bytes = rd(&r, inode, M_inode_size);
+    if (!rd_done(&r, error))
+        return false;
+
+    size_bytes = MIN(size_bytes, UINT64_MAX & VMM_PAGE_MASK);
+    end = MIN(end, size_bytes);
+    w.first = start >> VMM_PAGE_SHIFT;
+    w.end = (end + VMM_PAGE_BYTES - 1) >> VMM_PAGE_SHIFT;
+    if (w.first >= w.end)
+        return true;
+    return intro_walk_xarray(c->k, intro_member_addr(c->k, w.mapping, M_mapping_pages), w.first,
+                             w.end - 1, want_entry, &w, error);
+}
+
+struct reading {
+    IntroKernel *k;
+    struct gva mapping;
+    uint64_t index;
+    uint8_t *page;
+    bool there;
+};
+
+static bool read_entry(uint64_t index, unsigned order, uint64_t entry, void *user, GError **error)
+{
+    struct reading *g = user;
+    struct run run;
+
+    if (entry & 1)
+        return true;
+    if (!read_run(g->k, g->mapping, index, order, entry, &run, error))
+        return false;
+    if (!run.uptodate)
+        return true;
+    g->there = true;
+    struct gpa from = GPA(run.frame.addr + ((g->index - index) << VMM_PAGE_SHIFT));
+    return vmm_memory_read(intro_kernel_memory(g->k), from, g->page, VMM_PAGE_BYTES, error);
+}
+
+bool intro_pagecache_read(IntroKernel *k, struct gva inode, uint64_t index,
+                          uint8_t ret[VMM_PAGE_BYTES], bool *ret_there, GError **error)
+{
+    struct reading g = {.k = k, .index = index, .page = ret};
+
+    if (!intro_get_ptr(k, inode, M_inode_mapping, &g.mapping, error) ||
+        !intro_walk_xarray(k, intro_member_addr(k, g.mapping, M_mapping_pages), index, index,
+                           read_entry, &g, error))
+        return false;
+    *ret_there = g.there;
+    return true;
+}
