@@ -231,12 +231,12 @@ bool intro_vmcoreinfo_search(VmmMemory *mem, intro_vmcoreinfo_fn fn, void *user,
 {
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     struct search s = {.mem = mem, .seen = seen, .fn = fn, .user = user};
+    struct vmm_ram_range range = {0};
     bool go_on = true;
-    size_t n;
-    const struct vmm_ram_range *ranges = vmm_memory_ranges(mem, &n);
 
-    for (size_t i = 0; i < n && go_on; i++) {
-        if (!search_range(&s, &ranges[i], &go_on, error))
+    while (go_on &&
+           vmm_memory_next_touched(mem, GPA(range.start.addr + range.size_bytes), &range)) {
+        if (!search_range(&s, &range, &go_on, error))
             return false;
     }
     return true;

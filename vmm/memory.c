@@ -145,6 +145,27 @@ const void *vmm_memory_peek(VmmMemory *mem, struct gpa at, size_t len)
     return place.source.bytes;
 }
 
+bool vmm_memory_next_touched(const VmmMemory *mem, struct gpa from, struct vmm_ram_range *ret)
+{
+    for (size_t i = 0; i < mem->n_ranges; i++) {
+        const struct vmm_ram_range *range = &mem->ranges[i];
+        uint64_t skip = from.addr > range->start.addr ? from.addr - range->start.addr : 0;
+        const uint8_t *bytes = mem->sources[i].bytes;
+        size_t start = 0, len;
+
+        if (skip >= range->size_bytes)
+            continue;
+        len = range->size_bytes - skip;
+        if (bytes && mem->backing.next_touched &&
+            !mem->backing.next_touched(mem->backing.user, bytes + skip, len, &start, &len))
+            continue;
+        ret->start = GPA(range->start.addr + skip + start);
+        ret->size_bytes = len;
+        return true;
+    }
+    return false;
+}
+
 void vmm_memory_prefault(VmmMemory *mem)
 {
     if (mem->backing.prefault)

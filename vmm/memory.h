@@ -66,6 +66,11 @@ const void *vmm_memory_peek(VmmMemory *mem, struct gpa at, size_t len);
 bool vmm_memory_read_bulk(VmmMemory *mem, const struct vmm_copy *copies, size_t n_copies,
                           unsigned n_threads, GError **error);
 
+// The next piece of RAM at or behind `from` that can hold anything but zeros; false where none is
+// left. What a guest never touched may have no memory of the host behind it yet, and reading it in
+// place would make the host allocate it: whoever searches all of RAM goes by this.
+bool vmm_memory_next_touched(const VmmMemory *mem, struct gpa from, struct vmm_ram_range *ret);
+
 // Makes later reads cheap: has the host map the pages of shared RAM now (MADV_POPULATE_READ)
 // rather than at first touch within the pause. Does nothing for other sources.
 void vmm_memory_prefault(VmmMemory *mem);

@@ -99,6 +99,22 @@ const uint8_t *vmm_mapping_bytes(const VmmMapping *mapping, struct hva at)
     return mapping->bytes + (at.addr - mapping->start.addr);
 }
 
+bool vmm_mapping_next_touched(const VmmMapping *mapping, const uint8_t *bytes, size_t len,
+                              size_t *ret_start, size_t *ret_len)
+{
+    off_t start, end, data, hole;
+
+    if (bytes < mapping->bytes || bytes >= mapping->bytes + mapping->size_bytes)
+        return false;
+    start = (off_t)(mapping->offset_bytes + (uint64_t)(bytes - mapping->bytes));
+    end = start + (off_t)len;
+    data = lseek(mapping->fd, start, SEEK_DATA);
+    hole = data >= 0 && data < end ? lseek(mapping->fd, data, SEEK_HOLE) : -1;
+    *ret_start = hole > data ? (size_t)(data - start) : 0;
+    *ret_len = hole > data ? (size_t)(MIN(hole, end) - data) : 0;
+    return true;
+}
+
 // Only what the guest has touched: reading a hole would make the host allocate it.
 void vmm_mapping_prefault(VmmMapping *mapping)
 {

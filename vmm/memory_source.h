@@ -13,11 +13,14 @@ struct vmm_source {
     struct hva remote;
 };
 
-// What keeps the sources alive; either function may be NULL.
+// What keeps the sources alive; each function may be NULL.
 struct vmm_backing {
     void *user;
     void (*destroy)(void *user); // at the last unref
     void (*prefault)(void *user);
+    // The first piece of bytes[0..len) that the host has allocated; false where there is none.
+    bool (*next_touched)(void *user, const uint8_t *bytes, size_t len, size_t *ret_start,
+                         size_t *ret_len);
 };
 
 // A memory over ranges that ascend and do not overlap, source by source; all are copied. pid: the
@@ -56,4 +59,7 @@ VmmMapping *vmm_mapping_open(pid_t pid, struct hva start, struct hva end, uint64
                              uint64_t inode);
 void vmm_mapping_close(VmmMapping *mapping); // NULL-safe
 void vmm_mapping_prefault(VmmMapping *mapping);
+// Whether bytes lies in this mapping; then as in struct vmm_backing, *ret_len 0 for none.
+bool vmm_mapping_next_touched(const VmmMapping *mapping, const uint8_t *bytes, size_t len,
+                              size_t *ret_start, size_t *ret_len);
 const uint8_t *vmm_mapping_bytes(const VmmMapping *mapping, struct hva at);

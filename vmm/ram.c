@@ -174,12 +174,30 @@ static void prefault_mappings(void *user)
         vmm_mapping_prefault(mappings->pdata[i]);
 }
 
+static bool next_touched(void *user, const uint8_t *bytes, size_t len, size_t *ret_start,
+                         size_t *ret_len)
+{
+    GPtrArray *mappings = user;
+
+    for (guint i = 0; i < mappings->len; i++) {
+        if (vmm_mapping_next_touched(mappings->pdata[i], bytes, len, ret_start, ret_len))
+            return *ret_len > 0;
+    }
+    *ret_start = 0;
+    *ret_len = len;
+    return true;
+}
+
 VmmMemory *vmm_ram_open(VmmQmp *qmp, enum vmm_ram_flags flags, GError **error)
 {
     g_auto(Ram) ram = {0};
     g_autoptr(GHashTable) names = read_block_names(qmp, error);
     g_autoptr(GArray) entries = names ? read_map(qmp, error) : NULL;
-    struct vmm_backing backing = {.destroy = destroy_mappings, .prefault = prefault_mappings};
+    struct vmm_backing backing = {
+        .destroy = destroy_mappings,
+        .prefault = prefault_mappings,
+        .next_touched = next_touched,
+    };
 
     if (!entries || !vmm_qmp_peer_pid(qmp, &ram.pid, error))
         return NULL;
