@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Stopping a process tree so that it can be captured, and letting it go or ending it.
+#include "guestagent/freeze.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "guestagent/error.h"
+#include "guestagent/procfs.h"
+
+/*
+ * Every thread is seized and interrupted; what it creates meanwhile is traced from birth. The set
+ * is stable when all are stopped and a walk over /proc finds no thread that is not ours. There is
+ * no EXITKILL: when the tracer dies the kernel lets everything go on, as before.
+ *
+ * An interrupted call ends with a code that the kernel turns into a restart when the thread goes
+ * on, so the program never sees it. Some calls end with plain EINTR; the program would. Those are
+ * wound back here, before anybody looks, to the `syscall` instruction: registers, hence also a
+ * captured image, are then those of a thread that is about to enter the call. Nothing was done yet,
+ * else the call had returned how much. A timeout that is in the arguments starts again.
+ */
+struct thread {
+    pid_t tid, pid;
+    bool stopped;
+    bool seen;       // by wind_back
+    bool wound_back; // is about to enter its call again
+};
+
+struct AgentFreeze {
+    pid_t root;
+    GHashTable *threads;   // tid -> struct thread
+    GHashTable *processes; // set of pids, those that have died included
+};
+
+#define SYSCALL_BYTES 2 // 0f 05
+
+// Calls that end with EINTR though no handler ran, without having done anything.
+static const int eintr_calls[] = {
+    SYS_epoll_wait,      SYS_epoll_pwait,    SYS_epoll_pwait2,  SYS_semop,       SYS_semtimedop,
+    SYS_rt_sigtimedwait, SYS_io_getevents,   SYS_io_pgetevents, SYS_msgsnd,      SYS_msgrcv,
+    SYS_accept,          SYS_accept4,        SYS_read,          SYS_readv,       SYS_recvfrom,
+    SYS_recvmsg,         SYS_recvmmsg,       SYS_write,         SYS_writev,      SYS_sendto,
+    SYS_sendmsg,         SYS_sendmmsg,       SYS_futex,         SYS_futex_waitv, SYS_mq_timedsend,
+    SYS_mq_timedreceive, SYS_io_uring_enter, SYS_flock,         SYS_fcntl,
+};
+
+AgentFreeze *agent_freeze_new(pid_t root)
+{
+    AgentFreeze *f = g_new0(AgentFreeze, 1);
+
+    f->root = root;
+    f->threads = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    f->processes = g_hash_table_new(NULL, NULL);
+    return f;
+}
+
+void agent_freeze_free(AgentFreeze *f)
+{
+    if (!f)
+        return;
+    g_hash_table_unref(f->threads);
+    g_hash_table_unref(f->processes);
+    g_free(f);
+}
+
+static struct thread *add_thread(AgentFreeze *f, pid_t pid, pid_t tid)
+{
+    struct thread *t = g_new0(struct thread, 1);
+
+    t->pid = pid;
+    t->tid = tid;
+    g_hash_table_insert(f->threads, GINT_TO_POINTER(tid), t);
+    g_hash_table_add(f->processes, GINT_TO_POINTER(pid));
+    return t;
+}
+
+static void refuse(GPtrArray *refusals, pid_t pid, const char *kind, const char *text)
+{
+    g_ptr_array_add(refusals, g_strdup_printf("pid %d: %s: %s", pid, kind, text));
+}
+
+// Is pid one of those that do the freezing?
+static bool is_self_or_ancestor(pid_t pid)
+{
+    struct procfs_status status;
+
+    for (pid_t p = getpid(); p > 1; p = status.ppid) {
+        if (p == pid)
+            return true;
+        if (!procfs_read_status(p, &status))
+            return false;
+    }
+    return false;
+}
+
+// What forbids to freeze this process? Returns false where it is none to deal with: gone or dead.
+static bool check_process(AgentFreeze *f, pid_t pid, GPtrArray *refusals)
+{
+    struct procfs_status status;
+
+    if (!procfs_read_status(pid, &status) || status.state == 'X')
+        return false;
+    if (status.state == 'Z') {
+        if (pid == f->root)
+            refuse(refusals, pid, "zombie", "it has ended and waits for its parent");
+        return false;
+    }
+    if (pid == 1)
+        refuse(refusals, pid, "init", "the guest cannot go on without it");
+    else if (status.kernel_thread)
+        refuse(refusals, pid, "kernel-thread", "it is a part of the guest's kernel");
+    else if (is_self_or_ancestor(pid))
+        refuse(refusals, pid, "agent", "the agent itself belongs to this tree");
+    else if (status.tracer != 0 && status.tracer != getpid())
+        refuse(refusals, pid, "traced", "a debugger is attached to it");
+    return true;
+}
+
+static bool seize(AgentFreeze *f, pid_t pid, pid_t tid, GPtrArray *refusals)
+{
+    const long options = PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK;
+    struct procfs_status status;
+
+    if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)options) == 0) {
+        add_thread(f, pid, tid);
+        ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+        return true;
+    }
+    if (errno == ESRCH || !procfs_read_status(tid, &status) || strchr("ZX", status.state))
+        return false;
+    if (status.tracer == getpid()) { // was born traced; its first stop is on the way
+        add_thread(f, pid, tid);
+        return true;
+    }
+    refuse(refusals, pid, "traced", "a debugger is attached to one of its threads");
+    return false;
+}
+
+// One walk over the tree. Returns how many threads were new.
+static guint scan(AgentFreeze *f, GPtrArray *refusals)
+{
+    g_autoptr(GArray) queue = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    guint n_new = 0;
+
+    g_array_append_val(queue, f->root);
+    for (guint i = 0; i < queue->len && refusals->len == 0; i++) {
+        pid_t pid = g_array_index(queue, pid_t, i);
+        g_autoptr(GArray) tids = NULL;
+
+        if (!check_process(f, pid, refusals) || refusals->len > 0)
+            continue;
+        tids = procfs_list_threads(pid);
+        for (guint j = 0; j < tids->len; j++) {
+            pid_t tid = g_array_index(tids, pid_t, j);
+
+            if (!g_hash_table_contains(f->threads, GINT_TO_POINTER(tid)))
+                n_new += seize(f, pid, tid, refusals);
+            procfs_append_children(pid, tid, queue);
+        }
+    }
+    return n_new;
+}
+
+static void handle_stop(AgentFreeze *f, pid_t tid, int status)
+{
+    struct thread *t = g_hash_table_lookup(f->threads, GINT_TO_POINTER(tid));
+    int event = status >> 16, sig = WSTOPSIG(status);
+    struct procfs_status proc;
+
+    if (!t) // born traced and quicker than the report of its parent
+        t = add_thread(f, procfs_read_status(tid, &proc) ? proc.tgid : tid, tid);
+    if (event == PTRACE_EVENT_STOP) {
+        t->stopped = true;
+        return;
+    }
+    // A stop for something else swallowed ours: pass the signal on and ask again.
+    ptrace(PTRACE_CONT, tid, NULL, (void *)(long)(event ? 0 : sig));
+    ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+}
+
+void agent_freeze_reap(AgentFreeze *f)
+{
+    int status;
+    pid_t tid;
+
+    while ((tid = waitpid(-1, &status, __WALL | WNOHANG)) > 0) {
+        if (WIFSTOPPED(status))
+            handle_stop(f, tid, status);
+        else
+            g_hash_table_remove(f->threads, GINT_TO_POINTER(tid));
+    }
+}
+
+static struct thread *find_unstopped(AgentFreeze *f)
+{
+    GHashTableIter iter;
+    void *value;
+
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        struct thread *t = value;
+
+        if (!t->stopped)
+            return t;
+    }
+    return NULL;
+}
+
+// Is a handler about to run? Then the program is meant to see EINTR.
+static bool handler_waits(pid_t tid)
+{
+    struct procfs_status status;
+
+    return procfs_read_status(tid, &status) &&
+           (status.sig_pending & ~status.sig_blocked & status.sig_caught) != 0;
+}
+
+static bool is_eintr_call(uint64_t nr)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(eintr_calls); i++) {
+        if (nr == (uint64_t)eintr_calls[i])
+            return true;
+    }
+    return false;
+}
+
+static void wind_back(struct thread *t)
+{
+    struct user_regs_struct regs;
+
+    if (t->seen)
+        return;
+    t->seen = true;
+    if (ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0 || regs.cs != 0x33 ||
+        (long)regs.rax != -EINTR || !is_eintr_call(regs.orig_rax) || handler_waits(t->tid))
+        return;
+    regs.rax = regs.orig_rax;
+    regs.orig_rax = (unsigned long)-1;
+    regs.rip -= SYSCALL_BYTES;
+    t->wound_back = ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) == 0;
+}
+
+// A signal that came while the thread was frozen ends the call after all.
+static void wind_on(struct thread *t)
+{
+    struct user_regs_struct regs;
+
+    if (!t->wound_back || !handler_waits(t->tid) || ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0)
+        return;
+    regs.orig_rax = regs.rax;
+    regs.rax = (unsigned long)-EINTR;
+    regs.rip += SYSCALL_BYTES;
+    ptrace(PTRACE_SETREGS, t->tid, NULL, &regs);
+}
+
+static void for_each_stopped(AgentFreeze *f, void (*fn)(struct thread *t))
+{
+    GHashTableIter iter;
+    void *value;
+
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        struct thread *t = value;
+
+        if (t->stopped)
+            fn(t);
+    }
+}
+
+enum agent_freeze_state agent_freeze_step(AgentFreeze *f, GPtrArray *refusals, GError **error)
+{
+    struct procfs_status status;
+
+    agent_freeze_reap(f);
+    if (g_hash_table_size(f->threads) > 0 && find_unstopped(f))
+        return AGENT_FREEZE_AGAIN;
+    if (scan(f, refusals) > 0)
+        return AGENT_FREEZE_AGAIN;
+    if (refusals->len > 0)
+        return AGENT_FREEZE_REFUSED;
+    if (g_hash_table_size(f->threads) == 0) {
+        g_set_error(error, AGENT_ERROR, AGENT_ERROR_FAILED,
+                    procfs_read_status(f->root, &status) ? "pid %d is about to end"
+                                                         : "there is no process with pid %d",
+                    f->root);
+        return AGENT_FREEZE_FAILED;
+    }
+    for_each_stopped(f, wind_back);
+    return AGENT_FREEZE_DONE;
+}
+
+void agent_freeze_explain(AgentFreeze *f, GPtrArray *refusals)
+{
+    struct thread *t = find_unstopped(f);
+    struct procfs_status status;
+
+    if (!t || !procfs_read_status(t->tid, &status))
+        return;
+    g_autofree char *what = procfs_describe_wait(t->tid);
+    g_autofree char *text = g_strdup_printf("thread %d cannot be stopped: state %c%s%s", t->tid,
+                                            status.state, what ? ", in " : "", what ? what : "");
+
+    refuse(refusals, t->pid, "not-stopping", text);
+}
+
+void agent_freeze_thaw(AgentFreeze *f)
+{
+    GHashTableIter iter;
+    void *key;
+
+    agent_freeze_reap(f);
+    for_each_stopped(f, wind_back);
+    for_each_stopped(f, wind_on);
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        // Fails for a thread that never stopped; that one is let go when this process ends.
+        ptrace(PTRACE_DETACH, GPOINTER_TO_INT(key), NULL, NULL);
+    }
+}
+
+void agent_freeze_kill(AgentFreeze *f)
+{
+    GHashTableIter iter;
+    void *value;
+
+    // Every one is traced by us, so none of these pids can have been given to another process.
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, NULL, &value))
+        syscall(SYS_tgkill, ((struct thread *)value)->pid, ((struct thread *)value)->tid, SIGKILL);
+}
+
+guint agent_freeze_n_threads(const AgentFreeze *f)
+{
+    return g_hash_table_size(f->threads);
+}
+
+GArray *agent_freeze_pids(const AgentFreeze *f)
+{
+    GArray *pids = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+    GHashTableIter iter;
+    void *key;
+
+    g_hash_table_iter_init(&iter, f->processes);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        uint32_t pid = GPOINTER_TO_UINT(key);
+
+        g_array_append_val(pids, pid);
+    }
+    return pids;
+}

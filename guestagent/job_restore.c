@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The job behind RESTORE: feeds the image stream to the restore engine as it comes.
+#include <string.h>
+
+#include "formats/stream.h"
+#include "guestagent/job.h"
+#include "guestagent/restore.h"
+
+#define PROGRESS_EVERY_BYTES (4u << 20)
+
+struct restore_job {
+    struct agent_job *job;
+    struct agent_restore_options options;
+    FmtDecoder *decoder;
+    AgentRestore *restore; // NULL before the plan and after the end
+    GPtrArray *notes;
+    GArray *pids;
+    uint64_t done_bytes, told_bytes;
+    bool complete; // END has been seen, all is prepared
+    bool over;     // the last answer has been given
+};
+
+static GPtrArray *sentences(const GPtrArray *refusals)
+{
+    GPtrArray *list = g_ptr_array_new_with_free_func(g_free);
+
+    for (guint i = 0; i < refusals->len; i++) {
+        const struct agent_refusal *r = g_ptr_array_index(refusals, i);
+        GString *s = g_string_new(NULL);
+
+        if (r->pid > 0)
+            g_string_append_printf(s, "pid %" G_GUINT64_FORMAT, r->pid);
+        if (r->fd >= 0)
+            g_string_append_printf(s, " fd %" G_GINT64_FORMAT, r->fd);
+        g_string_append_printf(s, "%s%s: %s", s->len > 0 ? ": " : "", r->kind, r->text);
+        g_ptr_array_add(list, g_string_free(s, FALSE));
+    }
+    return list;
+}
+
+static void send_list(struct restore_job *rj, enum agent_message type, const char *key,
+                      const GPtrArray *refusals)
+{
+    g_autoptr(GPtrArray) list = sentences(refusals);
+
+    agent_job_send(rj->job, type, agent_json_strings(key, list));
+}
+
+static bool on_meta(FmtImage *img, void *user, GError **error)
+{
+    struct restore_job *rj = user;
+    g_autoptr(GPtrArray) refusals = agent_refusal_list_new();
+
+    rj->restore = agent_restore_plan(img, &rj->options, refusals, rj->notes, error);
+    if (!rj->restore) {
+        if (refusals->len > 0) {
+            send_list(rj, AGENT_REFUSED, "reasons", refusals);
+            rj->over = true;
+        }
+        return false;
+    }
+    send_list(rj, AGENT_PLANNED, "notes", rj->notes);
+    return agent_restore_build(rj->restore, error);
+}
+
+static bool on_pages(const struct fmt_pages *pages, uint64_t offset_bytes, const void *data,
+                     uint64_t size_bytes, void *user, GError **error)
+{
+    struct restore_job *rj = user;
+
+    return agent_restore_pages(rj->restore, pages, offset_bytes, data, size_bytes, error);
+}
+
+static bool on_end(void *user, GError **error)
+{
+    struct restore_job *rj = user;
+
+    return agent_restore_finish(rj->restore, error);
+}
+
+static const struct fmt_decoder_ops decoder_ops = {
+    .meta = on_meta,
+    .pages = on_pages,
+    .end = on_end,
+};
+
+static bool on_data(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    if (!fmt_decoder_feed(rj->decoder, frame->payload, frame->length, error))
+        return false;
+    rj->done_bytes += frame->length;
+    if (rj->done_bytes - rj->told_bytes >= PROGRESS_EVERY_BYTES) {
+        struct json_object *obj = json_object_new_object();
+
+        json_object_object_add(obj, "done_bytes", json_object_new_int64((int64_t)rj->done_bytes));
+        agent_job_send(rj->job, AGENT_PROGRESS, obj);
+        rj->told_bytes = rj->done_bytes;
+    }
+    return true;
+}
+
+static bool on_end_frame(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    if (!fmt_decoder_finish(rj->decoder, error))
+        return false;
+    rj->complete = true;
+    send_list(rj, AGENT_PREPARED, "notes", rj->notes);
+    return true;
+}
+
+static bool on_hold(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    agent_job_send(rj->job, AGENT_HELD, NULL);
+    return true;
+}
+
+static bool on_release(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    if (!agent_restore_release(rj->restore, &rj->pids, error))
+        return false;
+    rj->restore = NULL;
+    rj->over = true;
+    agent_job_send(rj->job, AGENT_RELEASED, agent_json_pids("pids", rj->pids));
+    return true;
+}
+
+static bool on_abort(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    agent_restore_abort(g_steal_pointer(&rj->restore));
+    rj->over = true;
+    agent_job_send(rj->job, AGENT_ABORTED, NULL);
+    return true;
+}
+
+static const struct {
+    enum agent_message type;
+    bool complete; // comes after END, else before
+    bool (*handle)(struct restore_job *rj, const struct agent_frame *frame, GError **error);
+} handlers[] = {
+    {AGENT_DATA, false, on_data},   {AGENT_END, false, on_end_frame},
+    {AGENT_HOLD, true, on_hold},    {AGENT_RELEASE, true, on_release},
+    {AGENT_ABORT, false, on_abort}, {AGENT_ABORT, true, on_abort},
+};
+
+static bool handle(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(handlers); i++) {
+        if (handlers[i].type == frame->type && handlers[i].complete == rj->complete)
+            return handlers[i].handle(rj, frame, error);
+    }
+    g_set_error(error, AGENT_ERROR, AGENT_ERROR_PROTOCOL,
+                "'%s' cannot come %s the image is complete", agent_message_name(frame->type),
+                rj->complete ? "after" : "before");
+    return false;
+}
+
+void agent_job_restore(struct agent_job *job, struct json_object *request)
+{
+    struct restore_job rj = {
+        .job = job,
+        .options =
+            {
+                .new_pid_namespace = agent_json_bool(request, "new_pid_namespace"),
+                .elapsed_ns = agent_json_int(request, "elapsed_ns", -1),
+            },
+        .notes = agent_refusal_list_new(),
+    };
+    g_autoptr(GError) error = NULL;
+    struct agent_frame frame;
+
+    rj.decoder = fmt_decoder_new(&decoder_ops, &rj);
+    while (!rj.over && !error && agent_job_wait(job, -1, -1, &frame) == AGENT_JOB_FRAME) {
+        if (!handle(&rj, &frame, &error)) {
+            agent_restore_abort(g_steal_pointer(&rj.restore));
+            if (!rj.over)
+                agent_job_fail(job, error ? error->message : "the image cannot be restored");
+            rj.over = true;
+        }
+    }
+    agent_restore_abort(rj.restore); // the host is gone: nothing stays
+    fmt_decoder_free(rj.decoder);
+    g_ptr_array_unref(rj.notes);
+    if (rj.pids)
+        g_array_unref(rj.pids);
+}
