@@ -76,7 +76,7 @@ static bool check_file(const FmtImage *img, const struct fmt_file *file, GError 
 static bool check_vma(const struct fmt_vma *vma, uint64_t last_end, GError **error)
 {
     if (vma->start % FMT_PAGE_BYTES || vma->end % FMT_PAGE_BYTES || vma->start >= vma->end ||
-        vma->end > USER_END || vma->offset_bytes % FMT_PAGE_BYTES)
+        vma->end > USER_END || vma->offset_bytes % FMT_PAGE_BYTES || vma->offset_bytes > INT64_MAX)
         return corrupt(error,
                        "vma %" PRIu64 " has no valid range: 0x%" PRIx64 "-0x%" PRIx64
                        " at offset 0x%" PRIx64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the decoder and the encoder do to an image and others may not.
+// What other files of this folder do to an image and users may not.
 #pragma once
 
 #include "formats/image.h"
@@ -12,3 +12,14 @@ uint64_t fmt_image_next_ref(const FmtImage *img);
 
 // Adds an extent as it was read: objref and hash stay.
 void fmt_image_append_extent(FmtImage *img, const struct fmt_extent *extent);
+
+// Where addresses lead. Made anew at the first look-up after something was added.
+struct image_index {
+    bool vmas_fresh;
+    bool extents_fresh;
+    GPtrArray *vmas;    // struct fmt_vma by (mm, start)
+    GPtrArray *extents; // struct fmt_extent by (owner, start)
+};
+
+// The index of an image, fresh or not.
+struct image_index *fmt_image_index(const FmtImage *img);

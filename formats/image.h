@@ -78,15 +78,23 @@ void fmt_image_hold(FmtImage *img, GBytes *memory);
 // The mapping that holds addr, NULL for none.
 struct fmt_vma *fmt_image_vma(const FmtImage *img, uint64_t mm, uint64_t addr);
 
+// Addresses [start, end) whose contents the image has; data is NULL where they are zeros.
+struct fmt_run {
+    uint64_t start;
+    uint64_t end;
+    const uint8_t *data;
+};
+
 /*
- * The page of an address space that holds addr: from its own extents, else from those of the file
- * or shared memory mapped there. *ret_data is NULL for a page of zeros. False where the image does
- * not have it.
+ * The first run of pages in a mapping at or behind addr (page aligned): from the extents of the
+ * address space, else from those of the file or shared memory that is mapped. False where no more
+ * come.
  *
- * This and the two around it use an index that is built at the first call and dropped when a
- * record or an extent is added: call them from one thread, once mappings are filled in.
+ * This and the functions around it use an index that is made at the first call and dropped when a
+ * mapping or an extent is added: call them from one thread, once mappings are filled in.
  */
-bool fmt_image_page(const FmtImage *img, uint64_t mm, uint64_t addr, const uint8_t **ret_data);
+bool fmt_image_next_run(const FmtImage *img, const struct fmt_vma *vma, uint64_t addr,
+                        struct fmt_run *ret);
 
 // Reads bytes of an address space from the extents (DATA, ZERO and CLEAN); false where some page is
 // not there.
