@@ -86,6 +86,36 @@ uint64_t intro_files(struct intro_ctx *c, struct gva files, GError **error)
     return ok ? t.files_ref : 0;
 }
 
+// The process of some task that uses the descriptor table; 0 for none.
+static uint64_t pid_of_table(const struct intro_ctx *c, uint64_t files)
+{
+    const struct fmt_task *task;
+
+    for (size_t i = 0; FMT_NEXT(c->img, TASK, i, task); i++) {
+        const struct fmt_proc *proc = fmt_image_by_ref(c->img, task->proc, FMT_PROC);
+        if (task->files == files && proc)
+            return proc->pid;
+    }
+    return 0;
+}
+
+void intro_blame_holder(struct intro_ctx *c, uint64_t object)
+{
+    const struct fmt_fd *fd;
+
+    c->pid = c->opt->pid;
+    c->fd = -1;
+    for (size_t i = 0; FMT_NEXT(c->img, FD, i, fd); i++) {
+        const struct fmt_file *file = fmt_image_by_ref(c->img, fd->file, FMT_FILE);
+        if (fd->file != object && (!file || file->object != object))
+            continue;
+        uint64_t pid = pid_of_table(c, fd->files);
+        c->pid = pid ? pid : c->opt->pid;
+        c->fd = (int64_t)fd->fd;
+        return;
+    }
+}
+
 /* ---- the rest of the guest ---- */
 
 struct survey {

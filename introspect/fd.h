@@ -12,3 +12,7 @@ bool intro_walk_fds(IntroKernel *k, struct gva files, intro_fd_fn fn, void *user
 // Who outside of the captured tree has which file open: address of a struct file or of an inode ->
 // a phrase like "process 12 (cat) as descriptor 3" (char *). The caller frees the table.
 GHashTable *intro_outside_holders(struct intro_ctx *c, GError **error);
+
+// Makes the refusals that follow speak of a process and a descriptor through which the tree holds
+// `object`, a FILE or what one refers to (PIPE, SHM ...); of the tree's root where there is none.
+void intro_blame_holder(struct intro_ctx *c, uint64_t object);
