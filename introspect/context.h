@@ -29,6 +29,7 @@ struct intro_ctx {
     const struct intro_clock *clock;
     GArray *vcpus;
     struct gva root_task;
+    GError *busy; // the first thread that was not at a safe point; owned
     uint64_t pid; // process that is being read, for messages
     int64_t fd;   // descriptor that is being read, -1 for none
 };
@@ -52,6 +53,11 @@ void intro_note(struct intro_ctx *c, enum fmt_note_level level, const char *kind
 // are merged.
 void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, struct gpa from,
                       uint64_t size_bytes, enum fmt_pages_kind kind);
+
+// The copy is to hold `data` at this place instead of what the guest has (a timeout of which a part
+// has passed). Takes effect when the pages are finished; bytes that are not copied are passed over.
+void intro_pages_patch(struct intro_pages *p, uint64_t owner, uint64_t start, const void *data,
+                       size_t size_bytes);
 
 // A struct path: a place in the tree of mounts.
 struct intro_path {

@@ -25,3 +25,7 @@ GPtrArray *intro_list_processes(IntroKernel *k, bool with_cmdline, GError **erro
 // The leader of the process with this pid. NOT_FOUND also where pid is a thread that leads nothing:
 // the message then names its process.
 bool intro_find_process(IntroKernel *k, uint32_t pid, struct gva *ret_task, GError **error);
+
+// The arguments of the process with this mm_struct as one line; NULL where there are none or they
+// are not in memory.
+char *intro_cmdline(IntroKernel *k, struct gva mm);

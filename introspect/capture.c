@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Captures a process tree of a paused guest into an image.
+#include "introspect/capture.h"
+
+#include <string.h>
+
+#include "formats/cpu_features.h"
+#include "introspect/clock.h"
+#include "introspect/context.h"
+#include "introspect/mm.h"
+#include "introspect/pages.h"
+#include "introspect/process.h"
+#include "introspect/reader.h"
+#include "introspect/task.h"
+#include "introspect/timer.h"
+#include "introspect/xsave.h"
+
+#define PF_KTHREAD      0x200000
+#define EXIT_MASK       0x30 // EXIT_ZOMBIE, EXIT_DEAD
+#define SLACK_PAGES     1024
+#define UTS_FIELD_BYTES 64
+
+struct IntroCapture {
+    IntroKernel *k;
+    struct intro_capture_options opt;
+    struct intro_pages *pages;
+    FmtImage *img; // of the take that was DONE
+};
+
+/* ---- what an image says about its guest ---- */
+
+static char *uts_field(IntroReader *r, struct gva uts, enum intro_member field)
+{
+    char text[UTS_FIELD_BYTES + 1] = "";
+
+    rd_bytes(r, uts, field, text, UTS_FIELD_BYTES);
+    return g_utf8_make_valid(text, -1);
+}
+
+static bool fill_head(struct intro_ctx *c, GError **error)
+{
+    const struct intro_kernel_info *info = intro_kernel_info(c->k);
+    struct fmt_head *head = fmt_image_head(c->img);
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva nsproxy = rd_ptr(&r, c->root_task, M_task_nsproxy);
+    struct gva ns = nsproxy.addr ? rd_ptr(&r, nsproxy, M_nsproxy_uts_ns) : GVA(0);
+
+    head->source = g_strdup(c->opt->source);
+    head->release = g_strdup(info->release);
+    head->version = g_strdup(info->version);
+    head->machine = g_strdup(info->machine);
+    if (ns.addr)
+        head->hostname = uts_field(&r, intro_member_addr(c->k, ns, M_uts_ns_name), M_uts_nodename);
+    head->realtime_ns = c->clock->realtime_ns;
+    head->monotonic_ns = c->clock->monotonic_ns;
+    head->boottime_ns = c->clock->boottime_ns;
+    head->clock_error_ns = c->clock->error_ns;
+    head->forensic = c->opt->forensic;
+    head->root_pid = intro_task_nr(&r, c->root_task, intro_pid_level(&r, c->root_task));
+    return rd_done(&r, error);
+}
+
+static bool fill_cpu(struct intro_ctx *c, GError **error)
+{
+    const struct intro_place *place = intro_place(c->k, M_cpuinfo_capability);
+    struct fmt_cpu *cpu = fmt_image_add(c->img, FMT_CPU);
+    struct intro_xsave_layout layout;
+    uint32_t words[32];
+    struct gva boot;
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+
+    if (!intro_symbol(c->k, "boot_cpu_data", &boot, error) ||
+        !intro_xsave_layout(c->k, &layout, error))
+        return false;
+    rd_bytes(&r, boot, M_cpuinfo_capability, words, sizeof(words));
+    cpu->features =
+        fmt_cpu_features_from_kernel(words, MIN(place->size_bytes / 4, G_N_ELEMENTS(words)));
+    cpu->xcr0 = c->vcpus->len ? g_array_index(c->vcpus, struct vmm_vcpu, 0).xcr0 : 0;
+    cpu->xsave_bytes = intro_xsave_bytes(&layout, cpu->xcr0);
+    return rd_done(&r, error);
+}
+
+/* ---- prepare ---- */
+
+static bool check_root(IntroKernel *k, uint32_t pid, struct gva task, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    uint64_t flags = rd(&r, task, M_task_flags), exited = rd(&r, task, M_task_exit_state);
+    struct gva mm = rd_ptr(&r, task, M_task_mm);
+    const char *why = NULL;
+
+    if (!rd_done(&r, error))
+        return false;
+    if (flags & PF_KTHREAD)
+        why = "is a kernel thread: it has no memory of its own to be captured";
+    else if (exited & EXIT_MASK)
+        why = "is a zombie: it has ended and waits for its parent to notice";
+    else if (!mm.addr)
+        why = "is exiting";
+    if (why)
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED, "process %u %s", pid, why);
+    return !why;
+}
+
+// Reads the address spaces of a running guest for their size alone. What contradicts itself
+// meanwhile does not matter: the estimate is then too low and the take allocates more.
+static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
+{
+    g_autoptr(FmtImage) img = fmt_image_new();
+    g_autoptr(GHashTable) objects = g_hash_table_new(NULL, NULL);
+    g_autoptr(GPtrArray) refusals =
+        g_ptr_array_new_with_free_func((GDestroyNotify)intro_refusal_free);
+    g_autoptr(GArray) tree = intro_tree(cap->k, root, NULL);
+    struct intro_ctx c = {.k = cap->k,
+                          .img = img,
+                          .opt = &cap->opt,
+                          .refusals = refusals,
+                          .objects = objects,
+                          .pages = cap->pages,
+                          .root_task = root,
+                          .fd = -1};
+
+    intro_pages_reset(cap->pages);
+    for (guint i = 0; tree && i < tree->len; i++) {
+        struct gva mm;
+        if (intro_get_ptr(cap->k, g_array_index(tree, struct gva, i), M_task_mm, &mm, NULL) &&
+            mm.addr)
+            intro_mm(&c, mm, NULL);
+    }
+    return intro_pages_count(cap->pages);
+}
+
+IntroCapture *intro_capture_prepare(IntroKernel *k, const struct intro_capture_options *opt,
+                                    GError **error)
+{
+    g_autoptr(IntroCapture) cap = g_new0(IntroCapture, 1);
+    struct gva root;
+
+    cap->k = k;
+    cap->opt = *opt;
+    cap->pages = intro_pages_new();
+    intro_kernel_new_pause(k);
+    if (!intro_find_process(k, opt->pid, &root, error) || !check_root(k, opt->pid, root, error))
+        return NULL;
+    uint64_t pages = estimate_pages(cap, root);
+    if (!intro_pages_reserve(cap->pages, pages + pages / 8 + SLACK_PAGES, error))
+        return NULL;
+    vmm_memory_prefault(intro_kernel_memory(k));
+    return g_steal_pointer(&cap);
+}
+
+void intro_capture_free(IntroCapture *cap)
+{
+    if (!cap)
+        return;
+    intro_pages_free(cap->pages);
+    fmt_image_unref(cap->img);
+    g_free(cap);
+}
+
+/* ---- take ---- */
+
+// Errors that another look after a moment may not meet again.
+static bool is_passing(const GError *error)
+{
+    return error->domain == INTRO_ERROR &&
+           (error->code == INTRO_ERROR_BUSY || error->code == INTRO_ERROR_CORRUPT ||
+            error->code == INTRO_ERROR_FAULT || error->code == INTRO_ERROR_NOT_PRESENT);
+}
+
+static bool walk_tree(struct intro_ctx *c, GError **error)
+{
+    g_autoptr(GArray) tree = intro_tree(c->k, c->root_task, error);
+
+    if (!tree || !fill_head(c, error) || !fill_cpu(c, error))
+        return false;
+    for (guint i = 0; i < tree->len; i++)
+        if (!intro_proc(c, g_array_index(tree, struct gva, i), error))
+            return false;
+    c->pid = c->opt->pid;
+    return intro_pipe_check_peers(c, error) && intro_shm_check_peers(c, error);
+}
+
+static bool take(struct intro_ctx *c, const struct vmm_clock *machine, GError **error)
+{
+    struct intro_clock clock;
+
+    if (!intro_find_process(c->k, c->opt->pid, &c->root_task, error) ||
+        !check_root(c->k, c->opt->pid, c->root_task, error) ||
+        !intro_clock_read(c->k, c->vcpus, machine, &clock, error))
+        return false;
+    c->clock = &clock;
+    c->timers = intro_timers_read(c->k, &clock, error);
+    bool ok = c->timers && walk_tree(c, error);
+    intro_timers_free(c->timers);
+    c->timers = NULL;
+    c->clock = NULL;
+    return ok;
+}
+
+static enum intro_capture_result judge(IntroCapture *cap, struct intro_ctx *c, GError *failure,
+                                       char **why, GError **error)
+{
+    if (c->refusals->len)
+        return INTRO_CAPTURE_REFUSED;
+    if (!failure)
+        failure = g_steal_pointer(&c->busy);
+    if (!failure && intro_pages_copy(cap->pages, intro_kernel_memory(cap->k), &failure)) {
+        cap->img = fmt_image_ref(c->img);
+        return INTRO_CAPTURE_DONE;
+    }
+    if (is_passing(failure)) {
+        *why = g_strdup(failure->message);
+        g_error_free(failure);
+        return INTRO_CAPTURE_RETRY;
+    }
+    g_propagate_error(error, failure);
+    return INTRO_CAPTURE_FAILED;
+}
+
+enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
+                                             const struct vmm_clock *clock, char **why,
+                                             GPtrArray *refusals, GError **error)
+{
+    g_autoptr(FmtImage) img = fmt_image_new();
+    g_autoptr(GHashTable) objects = g_hash_table_new(NULL, NULL);
+    g_autoptr(GError) failure = NULL;
+    struct intro_ctx c = {.k = cap->k,
+                          .img = img,
+                          .opt = &cap->opt,
+                          .refusals = refusals,
+                          .objects = objects,
+                          .pages = cap->pages,
+                          .vcpus = vcpus,
+                          .fd = -1};
+
+    intro_kernel_new_pause(cap->k);
+    intro_pages_reset(cap->pages);
+    g_clear_pointer(&cap->img, fmt_image_unref);
+    take(&c, clock, &failure);
+    enum intro_capture_result result = judge(cap, &c, g_steal_pointer(&failure), why, error);
+    g_clear_error(&c.busy);
+    return result;
+}
+
+FmtImage *intro_capture_finish(IntroCapture *cap, uint64_t pause_ns, GError **error)
+{
+    FmtImage *img = g_steal_pointer(&cap->img);
+
+    if (!img) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED, "nothing has been captured");
+        return NULL;
+    }
+    fmt_image_head(img)->n_pages = intro_pages_finish(cap->pages, img);
+    fmt_image_head(img)->pause_ns = pause_ns;
+    return img;
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Mappings (struct vm_area_struct): what is mapped, and which of its pages are the process's own.
+#include "introspect/mm.h"
+
+#include <string.h>
+
+/*
+ * Whose pages are captured how:
+ *
+ *   private anonymous     what the page tables show, DATA of the address space
+ *   private of a file     copied-on-write pages likewise; the file's own from the page cache, CLEAN
+ *   shared of a file      the page cache, CLEAN: the target's file must hold the same
+ *   shared without a file the page cache of the shmem inode, DATA of the SHM
+ *   vdso                  the kernel's image of it (all of it, touched or not)
+ *   vvar                  nothing: the target's kernel has its own
+ */
+
+// include/linux/mm.h; these bits are the same in every release from 5.10 on.
+#define VM_SHARED       0x00000008ull
+#define VM_UFFD_MISSING 0x00000200ull
+#define VM_PFNMAP       0x00000400ull
+#define VM_UFFD_WP      0x00001000ull
+#define VM_IO           0x00004000ull
+#define VM_HUGETLB      0x00400000ull
+#define VM_MIXEDMAP     0x10000000ull
+#define VM_PKEY_SHIFT   32
+
+static const struct {
+    uint64_t kernel, image;
+} flag_map[] = {
+    {0x00000001, FMT_VMA_READ},        {0x00000002, FMT_VMA_WRITE},
+    {0x00000004, FMT_VMA_EXEC},        {0x00000008, FMT_VMA_SHARED},
+    {0x00000010, FMT_VMA_MAYREAD},     {0x00000020, FMT_VMA_MAYWRITE},
+    {0x00000040, FMT_VMA_MAYEXEC},     {0x00000100, FMT_VMA_GROWSDOWN},
+    {0x00002000, FMT_VMA_LOCKED},      {0x00008000, FMT_VMA_SEQ_READ},
+    {0x00010000, FMT_VMA_RAND_READ},   {0x00020000, FMT_VMA_DONTCOPY},
+    {0x00080000, FMT_VMA_LOCKONFAULT}, {0x00100000, FMT_VMA_ACCOUNT},
+    {0x00200000, FMT_VMA_NORESERVE},   {0x00400000, FMT_VMA_HUGETLB},
+    {0x00800000, FMT_VMA_SYNC},        {0x02000000, FMT_VMA_WIPEONFORK},
+    {0x04000000, FMT_VMA_DONTDUMP},    {0x20000000, FMT_VMA_HUGEPAGE},
+    {0x40000000, FMT_VMA_NOHUGEPAGE},  {0x80000000, FMT_VMA_MERGEABLE},
+};
+
+uint64_t intro_vma_flags(uint64_t vm_flags)
+{
+    uint64_t flags = 0;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(flag_map); i++)
+        if (vm_flags & flag_map[i].kernel)
+            flags |= flag_map[i].image;
+    return flags;
+}
+
+struct mapping {
+    struct intro_ctx *c;
+    struct fmt_vma *rec;
+    struct gva vma, mm, file, inode;
+    uint64_t vm_flags;
+    GError *error; // of a page walk's callback
+};
+
+/* ---- pages of the page tables ---- */
+
+// Whether a frame is private to the process: page->mapping of the (head) page has
+// PAGE_MAPPING_ANON.
+static bool is_anon(struct mapping *m, struct gpa frame, bool *ret)
+{
+    g_auto(IntroReader) r = INTRO_READER(m->c->k);
+    struct gva page = intro_pfn_to_page(m->c->k, frame.addr >> VMM_PAGE_SHIFT);
+    uint64_t head = rd(&r, page, M_page_compound_head);
+
+    if (head & 1)
+        page = GVA(head - 1);
+    *ret = rd(&r, page, M_page_mapping) & 1;
+    return rd_done(&r, &m->error);
+}
+
+static bool not_in_memory(struct mapping *m, const struct intro_user_page *page)
+{
+    g_set_error(&m->error, INTRO_ERROR, INTRO_ERROR_NOT_PRESENT,
+                "page at %" G_GINT64_MODIFIER "x of process %" G_GUINT64_FORMAT
+                " is swapped out or being moved",
+                page->at.addr, m->c->pid);
+    return false;
+}
+
+static bool want_page(const struct intro_user_page *page, bool present, void *user)
+{
+    struct mapping *m = user;
+
+    if (!present)
+        return not_in_memory(m, page);
+    if (!page->is_ram) {
+        intro_refuse(m->c, "device-mapping", "maps device memory at %" G_GINT64_MODIFIER "x",
+                     page->at.addr);
+        return true;
+    }
+    if (m->rec->kind == FMT_VMA_FILE) {
+        bool anon;
+        if (!is_anon(m, page->frame, &anon))
+            return false;
+        if (!anon)
+            return true; // the page cache has it
+    }
+    // A huge entry may reach past the mapping where it was split by mprotect of a neighbour.
+    uint64_t start = MAX(page->at.addr, m->rec->start);
+    uint64_t end = MIN(page->at.addr + page->size_bytes, m->rec->end);
+    intro_pages_want(m->c->pages, m->rec->mm, start,
+                     GPA(page->frame.addr + (start - page->at.addr)), end - start, FMT_PAGES_DATA);
+    return true;
+}
+
+static bool want_private_pages(struct mapping *m, GError **error)
+{
+    struct gva pgd;
+
+    if (!intro_get_ptr(m->c->k, m->mm, M_mm_pgd, &pgd, error) ||
+        !intro_walk_user(m->c->k, pgd, GVA(m->rec->start), GVA(m->rec->end), want_page, m, error))
+        return false;
+    if (m->error) {
+        g_propagate_error(error, g_steal_pointer(&m->error));
+        return false;
+    }
+    return true;
+}
+
+/* ---- kinds of mapping ---- */
+
+// [vdso], [vvar] and friends: struct vm_special_mapping in vm_private_data has the name.
+static char *special_name(struct mapping *m, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(m->c->k);
+    struct gva mapping = rd_ptr(&r, m->vma, M_vma_private_data);
+    struct gva name = rd_ptr(&r, mapping, M_special_mapping_name);
+
+    return rd_done(&r, error) ? intro_read_str(m->c->k, name, 64, error) : NULL;
+}
+
+static bool is_special(struct mapping *m, bool *ret, GError **error)
+{
+    struct gva ops, special;
+
+    if (!intro_get_ptr(m->c->k, m->vma, M_vma_ops, &ops, error))
+        return false;
+    *ret = ops.addr && intro_symbol(m->c->k, "special_mapping_vmops", &special, NULL) &&
+           ops.addr == special.addr;
+    return true;
+}
+
+// The whole vdso from the kernel's own image: pages that nobody touched are in no page table.
+static bool want_vdso(struct mapping *m, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(m->c->k);
+    struct gva image = rd_ptr(&r, m->mm, M_mm_context_vdso_image);
+    struct gva data = rd_ptr(&r, image, M_vdso_image_data);
+    uint64_t size = rd(&r, image, M_vdso_image_size);
+
+    if (!rd_done(&r, error))
+        return false;
+    size = MIN(size, m->rec->end - m->rec->start) & VMM_PAGE_MASK;
+    for (uint64_t at = 0; at < size; at += VMM_PAGE_BYTES) {
+        struct gpa frame;
+        if (!intro_kernel_translate(m->c->k, GVA(data.addr + at), &frame, error))
+            return false;
+        intro_pages_want(m->c->pages, m->rec->mm, m->rec->start + at, frame, VMM_PAGE_BYTES,
+                         FMT_PAGES_DATA);
+    }
+    return true;
+}
+
+static bool capture_special(struct mapping *m, GError **error)
+{
+    g_autofree char *name = special_name(m, error);
+
+    if (!name)
+        return false;
+    if (strcmp(name, "[vdso]") == 0) {
+        m->rec->kind = FMT_VMA_VDSO;
+        if (!want_vdso(m, error))
+            return false;
+    } else if (g_str_has_prefix(name, "[vvar")) {
+        m->rec->kind = FMT_VMA_VVAR; // [vvar], since 6.13 also [vvar_vclock]
+    } else {
+        intro_refuse(m->c, "special-mapping",
+                     "has the kernel mapping %s at %" G_GINT64_MODIFIER "x", name, m->rec->start);
+    }
+    m->rec->name = g_steal_pointer(&name);
+    return true;
+}
+
+// A private anonymous mapping may have a name since 5.17 (PR_SET_VMA_ANON_NAME).
+static bool capture_anon(struct mapping *m, GError **error)
+{
+    m->rec->kind = FMT_VMA_ANON;
+    if (intro_has(m->c->k, M_vma_anon_name)) {
+        struct gva name;
+        if (!intro_get_ptr(m->c->k, m->vma, M_vma_anon_name, &name, error))
+            return false;
+        // In 5.17-6.1 the member shares its place with the rb node of file mappings.
+        if (name.addr &&
+            !(m->rec->name = intro_read_str(
+                  m->c->k, intro_member_addr(m->c->k, name, M_anon_name_name), 80, error)))
+            return false;
+    }
+    return want_private_pages(m, error);
+}
+
+static bool capture_file(struct mapping *m, GError **error)
+{
+    if (!(m->rec->object = intro_file(m->c, m->file, error)))
+        return false;
+
+    const struct fmt_file *file = fmt_image_by_ref(m->c->img, m->rec->object, FMT_FILE);
+    if (file->kind == FMT_FILE_CHR) {
+        intro_refuse(m->c, "device-mapping", "maps the device %s at %" G_GINT64_MODIFIER "x",
+                     file->path ? file->path : "?", m->rec->start);
+        return true;
+    }
+    if (file->kind != FMT_FILE_REG) {
+        intro_refuse(m->c, "mapping", "maps something at %" G_GINT64_MODIFIER "x that is no file",
+                     m->rec->start);
+        return true;
+    }
+    m->rec->kind = FMT_VMA_FILE;
+    if (!(m->vm_flags & VM_SHARED) && !want_private_pages(m, error))
+        return false;
+    return intro_pagecache(m->c, m->inode, file->object, m->rec->offset_bytes,
+                           m->rec->offset_bytes + (m->rec->end - m->rec->start), FMT_PAGES_CLEAN,
+                           error);
+}
+
+static bool capture_shm(struct mapping *m, GError **error)
+{
+    if (!(m->rec->object = intro_shm(m->c, m->inode, error)))
+        return false;
+    m->rec->kind = FMT_VMA_SHM;
+    // A private mapping of a memfd has pages of its own beside the shared ones.
+    return m->vm_flags & VM_SHARED || want_private_pages(m, error);
+}
+
+static bool capture_kind(struct mapping *m, GError **error)
+{
+    bool special, shm;
+
+    if (!is_special(m, &special, error))
+        return false;
+    if (special)
+        return capture_special(m, error);
+    if (m->vm_flags & VM_HUGETLB) {
+        intro_refuse(m->c, "hugetlb", "maps huge pages (hugetlb) at %" G_GINT64_MODIFIER "x",
+                     m->rec->start);
+        return true;
+    }
+    if (m->vm_flags & (VM_PFNMAP | VM_IO | VM_MIXEDMAP)) {
+        intro_refuse(m->c, "device-mapping", "maps device memory at %" G_GINT64_MODIFIER "x",
+                     m->rec->start);
+        return true;
+    }
+    if (m->vm_flags & (VM_UFFD_MISSING | VM_UFFD_WP))
+        intro_refuse(m->c, "userfaultfd", "has a userfaultfd registered at %" G_GINT64_MODIFIER "x",
+                     m->rec->start);
+    if (!m->file.addr)
+        return capture_anon(m, error);
+    if (!intro_is_shm(m->c, m->inode, &shm, error))
+        return false;
+    return shm ? capture_shm(m, error) : capture_file(m, error);
+}
+
+bool intro_mapping(struct intro_ctx *c, struct gva vma, struct gva mm, uint64_t mm_ref,
+                   GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct mapping m = {.c = c, .vma = vma, .mm = mm};
+
+    m.vm_flags = rd(&r, vma, M_vma_flags);
+    m.file = rd_ptr(&r, vma, M_vma_file);
+    uint64_t start = rd(&r, vma, M_vma_start), end = rd(&r, vma, M_vma_end);
+    uint64_t pgoff = rd(&r, vma, M_vma_pgoff);
+    if (m.file.addr)
+        m.inode = rd_ptr(&r, m.file, M_file_inode);
+    if (!rd_done(&r, error))
+        return false;
+    if (end <= start || (start | end) & ~VMM_PAGE_MASK || end > 1ull << 56) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
+                    "vm_area_struct at %" G_GINT64_MODIFIER "x: range %" G_GINT64_MODIFIER
+                    "x-%" G_GINT64_MODIFIER "x",
+                    vma.addr, start, end);
+        return false;
+    }
+
+    m.rec = fmt_image_add(c->img, FMT_VMA);
+    m.rec->mm = mm_ref;
+    m.rec->start = start;
+    m.rec->end = end;
+    m.rec->flags = intro_vma_flags(m.vm_flags);
+    m.rec->pkey = m.vm_flags >> VM_PKEY_SHIFT & 0xf;
+    m.rec->offset_bytes = m.file.addr ? pgoff << VMM_PAGE_SHIFT : 0;
+    bool ok = capture_kind(&m, error);
+    g_clear_error(&m.error);
+    return ok;
+}

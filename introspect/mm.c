@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Address spaces (struct mm_struct).
+#include "introspect/mm.h"
+
+#include <string.h>
+
+#include "introspect/task.h"
+
+#define MAX_VMAS        (1u << 20) // sysctl vm.max_map_count is 65530 unless raised
+#define MMF_DISABLE_THP 24         // include/linux/sched/coredump.h
+#define MMF_DUMPABLE    3          // bits 0 and 1
+
+// enum { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES }, include/linux/mm_types_task.h
+static const unsigned resident_counters[] = {0, 1, 3};
+
+// A percpu_counter: the sum so far and what each CPU has not added yet.
+static int64_t percpu_counter(IntroReader *r, struct gva counter)
+{
+    int64_t sum = rd(r, counter, M_percpu_counter_count);
+    uint64_t counters = rd(r, counter, M_percpu_counter_counters);
+    struct gva offsets;
+
+    if (r->error || !intro_symbol(r->k, "__per_cpu_offset", &offsets, &r->error))
+        return 0;
+    for (unsigned cpu = 0; cpu < intro_n_cpus(r->k); cpu++)
+        sum += (int32_t)rd_u32_at(r, GVA(counters + rd_u64_at(r, GVA(offsets.addr + 8 * cpu))));
+    return sum;
+}
+
+uint64_t intro_mm_rss_bytes(IntroReader *r, struct gva mm)
+{
+    bool percpu = intro_place(r->k, M_mm_rss_stat)->alternative == 0 &&
+                  intro_sizeof(r->k, T_mm_rss_stat) == 0;
+    int64_t pages = 0;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(resident_counters); i++) {
+        unsigned n = resident_counters[i];
+        if (percpu)
+            pages += percpu_counter(
+                r, rd_elem(r, mm, M_mm_rss_stat, n, intro_sizeof(r->k, T_percpu_counter)));
+        else
+            pages += (int64_t)rd_u64_at(r, rd_elem(r, mm, M_mm_rss_stat, n, 8));
+    }
+    return MAX(pages, 0) * (uint64_t)VMM_PAGE_BYTES;
+}
+
+// Before the maple tree: mm->mmap and vm_next.
+static bool walk_vma_list(IntroKernel *k, struct gva mm, intro_node_fn fn, void *user,
+                          GError **error)
+{
+    struct gva vma;
+
+    if (!intro_get_ptr(k, mm, M_mm_mmap, &vma, error))
+        return false;
+    for (size_t n = 0; vma.addr; n++) {
+        if (n >= MAX_VMAS) {
+            g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
+                        "mappings of mm_struct at %" G_GINT64_MODIFIER "x: a loop", mm.addr);
+            return false;
+        }
+        if (!fn(vma, user, error) || !intro_get_ptr(k, vma, M_vma_next, &vma, error))
+            return false;
+    }
+    return true;
+}
+
+bool intro_walk_vmas(IntroKernel *k, struct gva mm, intro_node_fn fn, void *user, GError **error)
+{
+    if (intro_has(k, M_mm_mt))
+        return intro_walk_maple(k, intro_member_addr(k, mm, M_mm_mt), MAX_VMAS, fn, user, error);
+    return walk_vma_list(k, mm, fn, user, error);
+}
+
+static GBytes *read_auxv(IntroReader *r, struct gva mm)
+{
+    const struct intro_place *place = intro_place(r->k, M_mm_saved_auxv);
+    uint64_t auxv[128];
+    size_t n = MIN(place->size_bytes / 8, G_N_ELEMENTS(auxv)) & ~(size_t)1;
+
+    rd_bytes(r, mm, M_mm_saved_auxv, auxv, n * 8);
+    for (size_t i = 0; i + 1 < n; i += 2)
+        if (auxv[i] == 0)
+            return g_bytes_new(auxv, (i + 2) * 8);
+    return g_bytes_new(auxv, n * 8);
+}
+
+// What other tasks do with this address space is not ours to carry.
+static bool check_users(struct intro_ctx *c, struct gva mm, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva ldt = rd_ptr(&r, mm, M_mm_context_ldt);
+    struct gva aio = GVA(rd_opt(&r, mm, M_mm_ioctx_table, 0));
+
+    if (!rd_done(&r, error))
+        return false;
+    if (ldt.addr)
+        intro_refuse(c, "ldt", "has segment descriptors of its own (modify_ldt)");
+    if (aio.addr)
+        intro_refuse(c, "aio", "has an asynchronous I/O context (io_setup)");
+    return true;
+}
+
+struct vma_walk {
+    struct intro_ctx *c;
+    struct gva mm;
+    uint64_t ref;
+};
+
+static bool capture_vma(struct gva vma, void *user, GError **error)
+{
+    struct vma_walk *w = user;
+
+    return intro_mapping(w->c, vma, w->mm, w->ref, error);
+}
+
+static void read_fields(IntroReader *r, struct gva mm, struct fmt_mm *rec)
+{
+    rec->start_code = rd(r, mm, M_mm_start_code);
+    rec->end_code = rd(r, mm, M_mm_end_code);
+    rec->start_data = rd(r, mm, M_mm_start_data);
+    rec->end_data = rd(r, mm, M_mm_end_data);
+    rec->start_brk = rd(r, mm, M_mm_start_brk);
+    rec->brk = rd(r, mm, M_mm_brk);
+    rec->start_stack = rd(r, mm, M_mm_start_stack);
+    rec->arg_start = rd(r, mm, M_mm_arg_start);
+    rec->arg_end = rd(r, mm, M_mm_arg_end);
+    rec->env_start = rd(r, mm, M_mm_env_start);
+    rec->env_end = rd(r, mm, M_mm_env_end);
+    rec->vdso = rd(r, mm, M_mm_context_vdso);
+    rec->auxv = read_auxv(r, mm);
+    rec->membarrier = rd_opt(r, mm, M_mm_membarrier_state, 0);
+
+    uint64_t flags = rd(r, mm, M_mm_flags);
+    rec->dumpable = flags & MMF_DUMPABLE;
+    rec->thp_disable = flags >> MMF_DISABLE_THP & 1;
+    rec->def_flags =
+        intro_vma_flags(rd(r, mm, M_mm_def_flags)) & (FMT_VMA_LOCKED | FMT_VMA_LOCKONFAULT);
+}
+
+uint64_t intro_mm(struct intro_ctx *c, struct gva mm, GError **error)
+{
+    uint64_t ref = intro_object_ref(c, mm);
+    if (ref)
+        return ref;
+    if (!intro_check_rwsem_write(c->k, intro_member_addr(c->k, mm, M_mm_mmap_lock), "mmap_lock",
+                                 error) ||
+        !check_users(c, mm, error))
+        return 0;
+
+    struct fmt_mm *rec = intro_object_add(c, mm, FMT_MM);
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    read_fields(&r, mm, rec);
+    struct gva exe = rd_ptr(&r, mm, M_mm_exe_file);
+    if (!rd_done(&r, error))
+        return 0;
+    if (exe.addr && !(rec->exe = intro_file(c, exe, error)))
+        return 0;
+
+    struct vma_walk walk = {c, mm, rec->rec.objref};
+    if (!intro_walk_vmas(c->k, mm, capture_vma, &walk, error)) {
+        g_prefix_error(error, "mappings of process %" G_GUINT64_FORMAT ": ", c->pid);
+        return 0;
+    }
+    return rec->rec.objref;
+}

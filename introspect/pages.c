@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The pages of a take: collected as wants, copied in bulk, turned into extents after the pause.
+#include "introspect/pages.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "introspect/context.h"
+
+struct want {
+    uint64_t owner;
+    uint64_t start;
+    uint64_t n_pages;
+    uint64_t first_page; // of its copy in the buffer
+    enum fmt_pages_kind kind;
+};
+
+struct patch {
+    uint64_t owner;
+    uint64_t start;
+    GBytes *data;
+};
+
+struct intro_pages {
+    GArray *patches; // struct patch
+    GArray *wants;   // struct want; adjacent pages of one owner are one
+    GArray *copies;  // struct vmm_copy, `to` is an offset until intro_pages_copy
+    uint64_t n_pages;
+    uint8_t *buffer;
+    uint64_t buffer_pages;
+};
+
+static void clear_patch(gpointer data)
+{
+    struct patch *patch = data;
+
+    g_bytes_unref(patch->data);
+}
+
+struct intro_pages *intro_pages_new(void)
+{
+    struct intro_pages *p = g_new0(struct intro_pages, 1);
+
+    p->patches = g_array_new(FALSE, FALSE, sizeof(struct patch));
+    g_array_set_clear_func(p->patches, clear_patch);
+    p->wants = g_array_new(FALSE, FALSE, sizeof(struct want));
+    p->copies = g_array_new(FALSE, FALSE, sizeof(struct vmm_copy));
+    return p;
+}
+
+static void drop_buffer(struct intro_pages *p)
+{
+    if (p->buffer)
+        munmap(p->buffer, p->buffer_pages * VMM_PAGE_BYTES);
+    p->buffer = NULL;
+    p->buffer_pages = 0;
+}
+
+void intro_pages_free(struct intro_pages *p)
+{
+    if (!p)
+        return;
+    drop_buffer(p);
+    g_array_unref(p->patches);
+    g_array_unref(p->wants);
+    g_array_unref(p->copies);
+    g_free(p);
+}
+
+void intro_pages_reset(struct intro_pages *p)
+{
+    g_array_set_size(p->patches, 0);
+    g_array_set_size(p->wants, 0);
+    g_array_set_size(p->copies, 0);
+    p->n_pages = 0;
+}
+
+uint64_t intro_pages_count(const struct intro_pages *p)
+{
+    return p->n_pages;
+}
+
+bool intro_pages_reserve(struct intro_pages *p, uint64_t n_pages, GError **error)
+{
+    if (n_pages <= p->buffer_pages)
+        return true;
+    drop_buffer(p);
+
+    void *buffer = mmap(NULL, n_pages * VMM_PAGE_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (buffer == MAP_FAILED) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED,
+                    "no memory on this host for %" G_GUINT64_FORMAT " MiB of pages: %s",
+                    n_pages * VMM_PAGE_BYTES >> 20, g_strerror(errno));
+        return false;
+    }
+    // Huge pages make both the touching and the copying cheaper; without them nothing is lost.
+    madvise(buffer, n_pages * VMM_PAGE_BYTES, MADV_HUGEPAGE);
+    if (madvise(buffer, n_pages * VMM_PAGE_BYTES, MADV_POPULATE_WRITE) < 0 && errno == ENOMEM) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED,
+                    "no memory on this host for %" G_GUINT64_FORMAT " MiB of pages",
+                    n_pages * VMM_PAGE_BYTES >> 20);
+        munmap(buffer, n_pages * VMM_PAGE_BYTES);
+        return false;
+    }
+    p->buffer = buffer;
+    p->buffer_pages = n_pages;
+    return true;
+}
+
+// Whether a want that starts there goes on where the last one ended.
+static bool continues_want(const struct intro_pages *p, uint64_t owner, uint64_t start,
+                           enum fmt_pages_kind kind)
+{
+    if (p->wants->len == 0)
+        return false;
+    const struct want *last = &g_array_index(p->wants, struct want, p->wants->len - 1);
+
+    return last->owner == owner && last->kind == kind &&
+           last->start + last->n_pages * VMM_PAGE_BYTES == start;
+}
+
+void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, struct gpa from,
+                      uint64_t size_bytes, enum fmt_pages_kind kind)
+{
+    uint64_t n_pages = size_bytes / VMM_PAGE_BYTES;
+
+    if (continues_want(p, owner, start, kind)) {
+        g_array_index(p->wants, struct want, p->wants->len - 1).n_pages += n_pages;
+    } else {
+        struct want want = {owner, start, n_pages, p->n_pages, kind};
+        g_array_append_val(p->wants, want);
+    }
+
+    uintptr_t to = p->n_pages * VMM_PAGE_BYTES;
+    struct vmm_copy *last =
+        p->copies->len ? &g_array_index(p->copies, struct vmm_copy, p->copies->len - 1) : NULL;
+    if (last && last->from.addr + last->size_bytes == from.addr) {
+        last->size_bytes += size_bytes;
+    } else {
+        struct vmm_copy copy = {from, (void *)to, size_bytes};
+        g_array_append_val(p->copies, copy);
+    }
+    p->n_pages += n_pages;
+}
+
+bool intro_pages_copy(struct intro_pages *p, VmmMemory *mem, GError **error)
+{
+    if (!intro_pages_reserve(p, p->n_pages, error))
+        return false;
+
+    struct vmm_copy *copies = (struct vmm_copy *)(void *)p->copies->data;
+    for (guint i = 0; i < p->copies->len; i++)
+        copies[i].to = p->buffer + (uintptr_t)copies[i].to;
+    return p->copies->len == 0 || vmm_memory_read_bulk(mem, copies, p->copies->len, 0, error);
+}
+
+void intro_pages_patch(struct intro_pages *p, uint64_t owner, uint64_t start, const void *data,
+                       size_t size_bytes)
+{
+    struct patch patch = {owner, start, g_bytes_new(data, size_bytes)};
+
+    g_array_append_val(p->patches, patch);
+}
+
+static void apply_patch(const struct intro_pages *p, const struct patch *patch)
+{
+    size_t len;
+    const uint8_t *data = g_bytes_get_data(patch->data, &len);
+
+    for (guint i = 0; i < p->wants->len; i++) {
+        const struct want *w = &g_array_index(p->wants, struct want, i);
+        uint64_t end = w->start + w->n_pages * VMM_PAGE_BYTES;
+        uint64_t from = MAX(patch->start, w->start), to = MIN(patch->start + len, end);
+
+        if (w->owner == patch->owner && w->kind == FMT_PAGES_DATA && from < to)
+            memcpy(p->buffer + w->first_page * VMM_PAGE_BYTES + (from - w->start),
+                   data + (from - patch->start), to - from);
+    }
+}
+
+static bool is_zero(const uint8_t *page)
+{
+    return page[0] == 0 && memcmp(page, page + 1, VMM_PAGE_BYTES - 1) == 0;
+}
+
+// Order within the image: by owner, then by address. The decoder insists on it.
+static gint compare_wants(gconstpointer a, gconstpointer b)
+{
+    const struct want *x = a, *y = b;
+
+    if (x->owner != y->owner)
+        return x->owner < y->owner ? -1 : 1;
+    return x->start < y->start ? -1 : x->start > y->start;
+}
+
+struct unmapping {
+    void *at;
+    size_t size_bytes;
+};
+
+static void unmap(gpointer data)
+{
+    struct unmapping *u = data;
+
+    munmap(u->at, u->size_bytes);
+    g_free(u);
+}
+
+// The pages of a want from its first_page'th on, zero pages apart. Returns the number of the
+// others.
+static uint64_t add_extents(const struct intro_pages *p, const struct want *w, uint64_t first_page,
+                            FmtImage *img)
+{
+    const uint8_t *data = p->buffer + w->first_page * VMM_PAGE_BYTES;
+    uint64_t with_contents = 0;
+
+    for (uint64_t from = first_page, to; from < w->n_pages; from = to) {
+        bool zero = is_zero(data + from * VMM_PAGE_BYTES);
+
+        for (to = from + 1; to < w->n_pages; to++)
+            if (is_zero(data + to * VMM_PAGE_BYTES) != zero)
+                break;
+        // A CLEAN page of zeros is still to be compared with the target's file.
+        bool elide = zero && w->kind == FMT_PAGES_DATA;
+        fmt_image_add_extent(img, w->owner, w->start + from * VMM_PAGE_BYTES, to - from,
+                             elide ? FMT_PAGES_ZERO : w->kind,
+                             elide ? NULL : data + from * VMM_PAGE_BYTES);
+        with_contents += elide ? 0 : to - from;
+    }
+    return with_contents;
+}
+
+uint64_t intro_pages_finish(struct intro_pages *p, FmtImage *img)
+{
+    uint64_t with_contents = 0, owner = 0, end = 0;
+
+    for (guint i = 0; i < p->patches->len; i++)
+        apply_patch(p, &g_array_index(p->patches, struct patch, i));
+    g_array_sort(p->wants, compare_wants);
+    for (guint i = 0; i < p->wants->len; i++) {
+        const struct want *w = &g_array_index(p->wants, struct want, i);
+        // Two mappings of one file may show the same pages of it: once is enough.
+        uint64_t skip = owner == w->owner && end > w->start ? (end - w->start) / VMM_PAGE_BYTES : 0;
+
+        owner = w->owner;
+        end = MAX(skip ? end : 0, w->start + w->n_pages * VMM_PAGE_BYTES);
+        with_contents += add_extents(p, w, skip, img);
+    }
+
+    if (p->buffer) {
+        struct unmapping *u = g_new(struct unmapping, 1);
+        *u = (struct unmapping){p->buffer, p->buffer_pages * VMM_PAGE_BYTES};
+        fmt_image_hold(img, g_bytes_new_with_free_func(u->at, u->size_bytes, unmap, u));
+        p->buffer = NULL;
+        p->buffer_pages = 0;
+    }
+    intro_pages_reset(p);
+    return with_contents;
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The safe-point rule: may a thread be captured where it is?
+#include "introspect/park.h"
+
+#include <string.h>
+
+#include "introspect/orc.h"
+#include "introspect/reader.h"
+#include "introspect/regs.h"
+#include "introspect/syscall.h"
+
+/*
+ * A thread can be captured where nothing is half done on its behalf:
+ *
+ *   on a vCPU, user mode       registers are the vCPU's
+ *   on a vCPU, in the kernel   never: let it run on
+ *   off the CPU:
+ *     on its way to user mode  preempted there, or stopped by a signal or its tracer: the entry's
+ * registers in a page fault          the faulting instruction simply runs again asleep in a system
+ * call  as the call's row in syscalls.def says anywhere else            never: let it run on
+ *
+ * Which of the off-CPU cases holds is read off the call chain (orc.c). A chain that the tables
+ * cannot follow counts as "anywhere else", except for a plain sleep in a call, where the task's
+ * state is proof enough.
+ */
+#define TASK_INTERRUPTIBLE 1
+#define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
+#define NR_SIGTIMEDWAIT    128
+
+// Functions in which a thread waits at the boundary to user mode, with nothing taken off its signal
+// queues.
+static const char *const boundary[] = {
+    "exit_to_user_mode_loop", // since 5.11, inlined into its callers by some compilers
+    "exit_to_user_mode_prepare", "irqentry_exit_to_user_mode", "syscall_exit_to_user_mode",
+    "prepare_exit_to_usermode",  "exit_to_usermode_loop",
+};
+
+// Stops within get_signal(): a signal may be stopped for, but none is on its way to a handler.
+static const char *const stops[] = {"do_signal_stop", "do_jobctl_trap", "do_freezer_trap"};
+
+// Delivery of a signal: taken off the queue, frame perhaps half written.
+static const char *const delivery[] = {"get_signal", "arch_do_signal_or_restart", "do_signal",
+                                       "handle_signal", "task_work_run"};
+
+static const char *const page_fault[] = {"exc_page_fault", "asm_exc_page_fault",
+                                         "do_user_addr_fault"};
+
+static bool chain_has_any(const struct intro_chain *chain, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (intro_chain_has(chain, names[i]))
+            return true;
+    return false;
+}
+#define CHAIN_HAS_ANY(chain, names) chain_has_any(chain, names, G_N_ELEMENTS(names))
+
+struct park {
+    struct intro_ctx *c;
+    struct gva task, mm;
+    struct fmt_task *rec;
+    struct intro_regs regs;
+    struct intro_chain chain;
+    uint64_t state; // task->__state
+    bool frozen;    // stopped by our own agent
+};
+
+static bool busy(const struct park *p, GError **error, const char *what)
+{
+    const char *call = p->regs.orig_ax < 1024 ? intro_syscall_name(p->regs.orig_ax) : NULL;
+    const char *at = p->chain.n > 2 ? p->chain.function[2] : NULL;
+
+    g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
+                "thread %" G_GUINT64_FORMAT " (%s) %s%s%s%s%s%s", p->rec->tid, p->rec->comm, what,
+                call ? ", system call " : "", call ? call : "", at ? " (" : "", at ? at : "",
+                at ? ")" : "");
+    return false;
+}
+
+static bool in_system_call(const struct park *p)
+{
+    return (int64_t)p->regs.orig_ax >= 0;
+}
+
+// Woken but not running yet: the call is about to take what it was woken for. A waker that has
+// chosen the task but not called try_to_wake_up yet has it in its wake queue.
+static bool is_being_woken(IntroReader *r, struct gva task)
+{
+    return rd(r, task, M_task_on_rq) || rd_opt(r, task, M_task_wake_q_next, 0);
+}
+
+static bool park_in_call(struct park *p, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(p->c->k);
+    bool woken = is_being_woken(&r, p->task);
+
+    if (!rd_done(&r, error))
+        return false;
+    if ((p->state & TASK_STATE_MASK) != TASK_INTERRUPTIBLE || woken ||
+        CHAIN_HAS_ANY(&p->chain, page_fault))
+        return busy(p, error, "is working in the kernel");
+    p->rec->state = FMT_TASK_SYSCALL;
+    return intro_syscall_reenter(p->c, p->task, p->mm, &p->regs, p->rec, error);
+}
+
+static bool park_off_cpu(struct park *p, GError **error)
+{
+    bool stopped = CHAIN_HAS_ANY(&p->chain, stops);
+
+    if (!stopped && CHAIN_HAS_ANY(&p->chain, delivery))
+        return busy(p, error, "is being delivered a signal");
+    if (stopped || (p->chain.complete && CHAIN_HAS_ANY(&p->chain, boundary))) {
+        p->rec->state = p->frozen ? FMT_TASK_FROZEN : FMT_TASK_PREEMPTED;
+        if (in_system_call(p))
+            return intro_syscall_finish(p->c, p->task, p->mm, &p->regs, p->frozen, p->rec, error);
+        p->rec->orig_rax = UINT64_MAX;
+        return true;
+    }
+    if (in_system_call(p))
+        return park_in_call(p, error);
+    if (p->chain.complete && CHAIN_HAS_ANY(&p->chain, page_fault)) {
+        p->rec->state = FMT_TASK_PREEMPTED;
+        p->rec->orig_rax = UINT64_MAX;
+        return true;
+    }
+    return busy(p, error, "is working in the kernel");
+}
+
+/* ---- what the kernel does at a preemption that concerns user mode: rseq ---- */
+
+// struct rseq and rseq_cs, include/uapi/linux/rseq.h
+#define RSEQ_CS_OFFSET 8
+struct rseq_cs {
+    uint32_t version, flags;
+    uint64_t start_ip, post_commit_offset, abort_ip;
+};
+
+// A thread inside a restartable sequence goes on at its abort handler, as after any migration.
+static bool abort_rseq(struct park *p, GError **error)
+{
+    struct rseq_cs cs;
+    uint64_t cs_addr;
+    struct gva pgd;
+
+    if (!p->rec->rseq)
+        return true;
+    if (!intro_get_ptr(p->c->k, p->mm, M_mm_pgd, &pgd, error))
+        return false;
+    // A page of it that was never touched or cannot be read holds no active sequence.
+    if (!intro_read_user(p->c->k, pgd, GVA(p->rec->rseq + RSEQ_CS_OFFSET), &cs_addr, 8, NULL) ||
+        !cs_addr || !intro_read_user(p->c->k, pgd, GVA(cs_addr), &cs, sizeof(cs), NULL))
+        return true;
+    if (p->rec->rip - cs.start_ip < cs.post_commit_offset)
+        p->rec->rip = cs.abort_ip;
+    return true;
+}
+
+// The signal mask that holds once the call is over: sigsuspend, ppoll and the like keep it aside
+// while they wait; sigtimedwait does in another place.
+static bool read_mask(struct park *p, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(p->c->k);
+    enum intro_member from = M_task_blocked;
+
+    if (in_system_call(p) && p->rec->state == FMT_TASK_SYSCALL &&
+        p->regs.orig_ax == NR_SIGTIMEDWAIT)
+        from = M_task_real_blocked;
+    else if (rd(&r, p->task, M_task_restore_sigmask))
+        from = M_task_saved_sigmask;
+    rd_bytes(&r, p->task, from, &p->rec->blocked, 8);
+    return rd_done(&r, error);
+}
+
+static bool park_on_cpu(struct park *p, const struct vmm_vcpu *cpu, GError **error)
+{
+    p->regs.orig_ax = UINT64_MAX;
+    if (!cpu->user_mode)
+        return busy(p, error, "is running in the kernel");
+    p->rec->state = FMT_TASK_USER;
+    return intro_regs_from_vcpu(p->c, cpu, p->rec, error);
+}
+
+static bool find_place(struct park *p, GError **error)
+{
+    GError *failure = NULL;
+    const struct vmm_vcpu *cpu = intro_vcpu_of(p->c, p->task, &failure);
+    g_auto(IntroReader) r = INTRO_READER(p->c->k);
+    uint64_t on_cpu = rd(&r, p->task, M_task_on_cpu);
+    struct gva regs_at;
+
+    if (failure) {
+        g_propagate_error(error, failure);
+        return false;
+    }
+    p->state = rd(&r, p->task, M_task_state);
+    if (!rd_done(&r, error))
+        return false;
+    if (cpu)
+        return park_on_cpu(p, cpu, error);
+    p->regs.orig_ax = UINT64_MAX;
+    if (on_cpu)
+        return busy(p, error, "is switching between user mode and the kernel");
+    if (!intro_user_regs(p->c->k, p->task, &regs_at, &p->regs, error) ||
+        !intro_regs_from_memory(p->c, p->task, &p->regs, p->rec, error) ||
+        !intro_unwind(p->c->k, p->task, regs_at, &p->chain, error))
+        return false;
+    p->rec->syscall = in_system_call(p) ? (int64_t)p->regs.orig_ax : -1;
+    return park_off_cpu(p, error);
+}
+
+bool intro_park(struct intro_ctx *c, struct gva task, struct gva mm, struct fmt_task *rec,
+                GError **error)
+{
+    struct park p = {.c = c, .task = task, .mm = mm, .rec = rec, .frozen = c->opt->frozen_by != 0};
+
+    rec->syscall = -1;
+    return find_place(&p, error) && read_mask(&p, error) && abort_rseq(&p, error);
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A process (thread group): identity, limits, timers, pending signals, threads.
+#include "introspect/clock.h"
+#include "introspect/mm.h"
+#include "introspect/process.h"
+#include "introspect/signal.h"
+#include "introspect/task.h"
+#include "introspect/timer.h"
+
+#define PIDTYPE_PGID 2 // enum pid_type, include/linux/pid.h
+#define PIDTYPE_SID  3
+#define EXIT_ZOMBIE  0x20
+#define EXIT_DEAD    0x10
+#define PF_EXITING   0x4
+#define PF_KTHREAD   0x200000
+#define TASK_STOPPED 4
+#define N_RLIMITS    16
+#define ITIMER_REAL  0
+#define ITIMER_PROF  2
+#define ITIMER_VIRT  1
+#define NSEC_PER_SEC 1000000000ll
+
+static void read_identity(IntroReader *r, struct intro_ctx *c, struct gva leader, struct gva signal,
+                          struct fmt_proc *proc)
+{
+    uint64_t level = intro_pid_level(r, c->root_task);
+    char comm[17] = "";
+
+    proc->pid = intro_task_nr(r, leader, level);
+    struct gva parent = rd_ptr(r, leader, M_task_real_parent);
+    struct gva parent_leader = rd_ptr(r, parent, M_task_group_leader);
+    proc->ppid = intro_task_nr(r, parent_leader, level);
+    struct gva pids = intro_member_addr(r->k, signal, M_signal_pids);
+    proc->pgid = intro_pid_nr(r, rd_ptr_at(r, GVA(pids.addr + 8 * PIDTYPE_PGID)), level);
+    proc->sid = intro_pid_nr(r, rd_ptr_at(r, GVA(pids.addr + 8 * PIDTYPE_SID)), level);
+    rd_bytes(r, leader, M_task_comm, comm, 16);
+    proc->comm = g_utf8_make_valid(comm, -1);
+    proc->exit_signal = rd(r, leader, M_task_exit_signal);
+    proc->exit_code = rd(r, leader, M_task_exit_code);
+    proc->subreaper = rd(r, signal, M_signal_is_child_subreaper);
+    proc->is_subreaped = rd(r, signal, M_signal_has_child_subreaper);
+    proc->oom_score_adj = (int64_t)rd(r, signal, M_signal_oom_score_adj);
+    if (intro_pid_level(r, leader) != level)
+        intro_refuse(c, "pid-namespace", "lives in a pid namespace below that of the tree's root");
+}
+
+static void read_limits(IntroReader *r, struct intro_ctx *c, struct gva signal, uint64_t proc)
+{
+    struct gva limits = intro_member_addr(r->k, signal, M_signal_rlim);
+
+    for (unsigned i = 0; i < N_RLIMITS && !r->error; i++) {
+        struct fmt_rlimit *rec = fmt_image_add(c->img, FMT_RLIMIT);
+        rec->proc = proc;
+        rec->resource = i;
+        rec->cur = rd_u64_at(r, GVA(limits.addr + 16 * i));
+        rec->max = rd_u64_at(r, GVA(limits.addr + 16 * i + 8));
+    }
+}
+
+static bool read_timers(IntroReader *r, struct intro_ctx *c, struct gva signal, uint64_t proc,
+                        GError **error)
+{
+    bool armed;
+    uint64_t left_ns;
+
+    if (!intro_hrtimer_remaining(c->k, intro_member_addr(c->k, signal, M_signal_real_timer),
+                                 c->clock, &armed, &left_ns, error))
+        return false;
+    uint64_t interval = rd(r, signal, M_signal_it_real_incr);
+    if (armed) {
+        struct fmt_itimer *rec = fmt_image_add(c->img, FMT_ITIMER);
+        rec->proc = proc;
+        rec->which = ITIMER_REAL;
+        rec->value_ns = left_ns;
+        rec->interval_ns = interval;
+    }
+    for (unsigned i = 0; i < 2; i++)
+        if (rd(r, rd_elem(r, signal, M_signal_it, i, intro_sizeof(c->k, T_cpu_itimer)),
+               M_cpu_itimer_expires))
+            intro_refuse(c, "cpu-itimer", "has an interval timer of consumed CPU time (%s) armed",
+                         i == 0 ? "ITIMER_PROF" : "ITIMER_VIRTUAL");
+    // A list before 6.12..6.15, an hlist since: either is empty where its first word is 0 or its
+    // own address.
+    struct gva timers = intro_member_addr(c->k, signal, M_signal_posix_timers);
+    uint64_t first = rd_u64_at(r, timers);
+    if (first && first != timers.addr)
+        intro_refuse(c, "posix-timer", "has POSIX timers (timer_create)");
+    return rd_done(r, error);
+}
+
+static void read_time_namespace(IntroReader *r, struct gva leader, struct fmt_proc *proc)
+{
+    struct gva nsproxy = rd_ptr(r, leader, M_task_nsproxy);
+
+    if (!nsproxy.addr || !intro_has(r->k, M_nsproxy_time_ns))
+        return;
+    struct gva ns = rd_ptr(r, nsproxy, M_nsproxy_time_ns);
+    proc->timens_monotonic_ns = (int64_t)rd(r, ns, M_time_ns_monotonic_sec) * NSEC_PER_SEC +
+                                (int64_t)rd(r, ns, M_time_ns_monotonic_nsec);
+    proc->timens_boottime_ns = (int64_t)rd(r, ns, M_time_ns_boottime_sec) * NSEC_PER_SEC +
+                               (int64_t)rd(r, ns, M_time_ns_boottime_nsec);
+}
+
+struct thread_walk {
+    struct intro_ctx *c;
+    struct fmt_proc *proc;
+};
+
+static bool capture_thread(struct gva task, void *user, GError **error)
+{
+    struct thread_walk *w = user;
+
+    return intro_thread(w->c, task, w->proc, error);
+}
+
+static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva signal,
+                          struct fmt_proc *proc, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva mm = rd_ptr(&r, leader, M_task_mm), sighand = rd_ptr(&r, leader, M_task_sighand);
+    struct gva tty = rd_ptr(&r, signal, M_signal_tty);
+    uint64_t ref = proc->rec.objref;
+
+    read_limits(&r, c, signal, ref);
+    read_time_namespace(&r, leader, proc);
+    if (!rd_done(&r, error) || !read_timers(&r, c, signal, ref, error) ||
+        !(proc->mm = intro_mm(c, mm, error)) ||
+        !(proc->sighand = intro_sighand(c, sighand, error)) ||
+        !intro_sigpending(c, intro_member_addr(c->k, signal, M_signal_shared_pending), ref, error))
+        return false;
+    proc->cmdline = intro_cmdline(c->k, mm);
+    if (tty.addr)
+        intro_note(c, FMT_NOTE_LOSS, "terminal", "its controlling terminal does not go along");
+
+    struct thread_walk walk = {c, proc};
+    return intro_walk_threads(c->k, leader, capture_thread, &walk, error);
+}
+
+bool intro_proc(struct intro_ctx *c, struct gva leader, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva signal = rd_ptr(&r, leader, M_task_signal);
+    uint64_t exit_state = rd(&r, leader, M_task_exit_state);
+    uint64_t flags = rd(&r, leader, M_task_flags), state = rd(&r, leader, M_task_state);
+    struct fmt_proc *proc = intro_object_add(c, signal, FMT_PROC);
+
+    c->pid = rd(&r, leader, M_task_tgid);
+    read_identity(&r, c, leader, signal, proc);
+    if (!rd_done(&r, error))
+        return false;
+    if (exit_state & (EXIT_ZOMBIE | EXIT_DEAD)) {
+        proc->state = FMT_PROC_ZOMBIE;
+        intro_refuse(c, "zombie", "is a zombie that its parent has not waited for");
+        return true;
+    }
+    if (flags & PF_EXITING) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
+                    "process %" G_GUINT64_FORMAT " is exiting", c->pid);
+        return false;
+    }
+    if (state & TASK_STOPPED && !c->opt->frozen_by) {
+        proc->state = FMT_PROC_STOPPED;
+        intro_refuse(c, "stopped", "is stopped by a signal (SIGSTOP, SIGTSTP): let it go on first");
+    }
+    return capture_alive(c, leader, signal, proc, error);
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A thread (struct task_struct): what it is, where it is, and what of it cannot go along.
+#include "introspect/cred.h"
+#include "introspect/park.h"
+#include "introspect/signal.h"
+#include "introspect/task.h"
+
+#define ROBUST_LIST_BYTES  24 // sizeof(struct robust_list_head)
+#define RSEQ_BYTES_DEFAULT 32 // before 6.3 the only size
+#define PFA_NO_NEW_PRIVS   0
+#define NICE_TO_PRIO_BASE  120 // DEFAULT_PRIO
+#define MAX_CPUMASK_BYTES  1024
+#define N_TLS_ENTRIES      3
+#define USER32_CS          0x23
+
+// What a thread may have that an image cannot hold: one row each. A pointer or a value that is not
+// 0 refuses.
+static const struct {
+    enum intro_member member;
+    const char *kind, *text;
+} refused[] = {
+    {M_task_io_uring, "io_uring", "uses io_uring"},
+    {M_task_seccomp_mode, "seccomp", "runs under seccomp"},
+    {M_task_perf_event_ctxp, "perf", "has performance events (perf_event_open)"},
+    {M_task_pi_blocked_on, "pi-futex", "waits for a priority-inheriting futex"},
+    {M_thread_io_bitmap, "ioperm", "has access to I/O ports (ioperm)"},
+    {M_thread_iopl, "iopl", "has access to I/O ports (iopl)"},
+    {M_thread_features, "shadow-stack", "has a shadow stack"},
+    {M_task_uprobe, "uprobe", "is being probed (uprobes)"},
+};
+
+static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(refused); i++) {
+        uint64_t words[2];
+        if (!intro_has(c->k, refused[i].member))
+            continue;
+        rd_bytes(&r, task, refused[i].member, words, sizeof(words));
+        if (words[0] | words[1])
+            intro_refuse(c, refused[i].kind, "%s", refused[i].text);
+    }
+
+    struct gva tls = intro_member_addr(c->k, task, M_thread_tls_array);
+    for (unsigned i = 0; i < N_TLS_ENTRIES; i++)
+        if (rd_u64_at(&r, GVA(tls.addr + 8 * i)))
+            intro_refuse(c, "tls-entry", "has thread-local segments (set_thread_area)");
+    return rd_done(&r, error);
+}
+
+// A tracer reads and changes what we carry; our own agent's stop is the exception.
+static bool check_tracer(struct intro_ctx *c, struct gva task, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    uint64_t ptrace = rd(&r, task, M_task_ptrace);
+    uint64_t tracer = ptrace ? rd(&r, rd_ptr(&r, task, M_task_parent), M_task_tgid) : 0;
+
+    if (!rd_done(&r, error))
+        return false;
+    if (tracer && tracer != c->opt->frozen_by)
+        intro_refuse(c, "ptraced", "is traced by process %" G_GUINT64_FORMAT, tracer);
+    return true;
+}
+
+static GBytes *read_affinity(IntroReader *r, struct gva task)
+{
+    uint8_t mask[MAX_CPUMASK_BYTES];
+    unsigned n_cpus = intro_n_cpus(r->k);
+    size_t bytes = MIN(((size_t)n_cpus + 63) / 64 * 8, sizeof(mask));
+    bool all = true;
+
+    rd_bytes(r, task, M_task_cpus_mask, mask, bytes);
+    for (unsigned cpu = 0; cpu < n_cpus && cpu / 8 < bytes; cpu++)
+        all = all && mask[cpu / 8] >> cpu % 8 & 1;
+    return all || r->error ? NULL : g_bytes_new(mask, bytes);
+}
+
+static void read_scheduling(IntroReader *r, struct gva task, struct fmt_task *rec)
+{
+    rec->policy = rd(r, task, M_task_policy);
+    rec->nice = (int64_t)rd(r, task, M_task_static_prio) - NICE_TO_PRIO_BASE;
+    rec->rt_priority = rd(r, task, M_task_rt_priority);
+    rec->cpus_allowed = read_affinity(r, task);
+    rec->timerslack_ns = rd(r, task, M_task_timer_slack_ns);
+    struct gva io = rd_ptr(r, task, M_task_io_context);
+    rec->ioprio = io.addr ? rd(r, io, M_io_context_ioprio) : 0;
+}
+
+static void read_user_pointers(IntroReader *r, struct gva task, struct fmt_task *rec)
+{
+    rec->altstack_sp = rd(r, task, M_task_sas_ss_sp);
+    rec->altstack_bytes = rd(r, task, M_task_sas_ss_size);
+    rec->altstack_flags = rd(r, task, M_task_sas_ss_flags);
+    rec->clear_child_tid = rd(r, task, M_task_clear_child_tid);
+    rec->robust_list = rd(r, task, M_task_robust_list);
+    rec->robust_list_bytes = rec->robust_list ? ROBUST_LIST_BYTES : 0;
+    rec->rseq = rd_opt(r, task, M_task_rseq, 0);
+    rec->rseq_sig = rec->rseq ? rd(r, task, M_task_rseq_sig) : 0;
+    rec->rseq_bytes = rec->rseq ? rd_opt(r, task, M_task_rseq_len, RSEQ_BYTES_DEFAULT) : 0;
+}
+
+static void read_attributes(IntroReader *r, struct intro_ctx *c, struct gva task,
+                            struct fmt_task *rec)
+{
+    char comm[17] = "";
+
+    rec->tid = intro_task_nr(r, task, intro_pid_level(r, c->root_task));
+    rd_bytes(r, task, M_task_comm, comm, 16);
+    rec->comm = g_utf8_make_valid(comm, -1);
+    rec->no_new_privs = rd(r, task, M_task_atomic_flags) >> PFA_NO_NEW_PRIVS & 1;
+    rec->seccomp = rd_opt(r, task, M_task_seccomp_mode, 0);
+    rec->personality = rd(r, task, M_task_personality);
+    rec->pdeath_signal = rd(r, task, M_task_pdeath_signal);
+    read_scheduling(r, task, rec);
+    read_user_pointers(r, task, rec);
+}
+
+// Threads of one process may each have their own of these (clone without CLONE_FILES ...).
+static bool read_tables(struct intro_ctx *c, struct gva task, struct fmt_task *rec, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva cred = rd_ptr(&r, task, M_task_cred), files = rd_ptr(&r, task, M_task_files);
+    struct gva fs = rd_ptr(&r, task, M_task_fs);
+
+    if (!rd_done(&r, error) || !(rec->cred = intro_cred(c, cred, error)) ||
+        !(rec->files = intro_files(c, files, error)) || !(rec->fs = intro_fs(c, fs, error)))
+        return false;
+    const struct fmt_cred *held = fmt_image_by_ref(c->img, rec->cred, FMT_CRED);
+    rec->keepcaps = held->securebits >> 4 & 1;
+    return true;
+}
+
+bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva mm = rd_ptr(&r, task, M_task_mm);
+    struct fmt_task *rec = intro_object_add(c, task, FMT_TASK);
+    GError *busy = NULL;
+
+    rec->proc = proc->rec.objref;
+    read_attributes(&r, c, task, rec);
+    if (!rd_done(&r, error) || !check_refused(c, task, error) || !check_tracer(c, task, error) ||
+        !read_tables(c, task, rec, error) ||
+        !intro_sigpending(c, intro_member_addr(c->k, task, M_task_pending), rec->rec.objref, error))
+        return false;
+    if (!intro_park(c, task, mm, rec, &busy)) {
+        if (!g_error_matches(busy, INTRO_ERROR, INTRO_ERROR_BUSY)) {
+            g_propagate_error(error, busy);
+            return false;
+        }
+        // The walk goes on: what is refused is to be told at once, whatever the threads do.
+        if (c->opt->forensic)
+            intro_note(c, FMT_NOTE_REFUSAL, "not-at-rest", "%s", busy->message);
+        else if (!c->busy)
+            c->busy = g_steal_pointer(&busy);
+        g_clear_error(&busy);
+    }
+    if (rec->cs == USER32_CS)
+        intro_refuse(c, "ia32", "runs 32-bit code");
+    return true;
+}
