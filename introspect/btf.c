@@ -287,9 +287,21 @@ static void index_all(struct btf_types *b)
     }
 }
 
+// btf__new without its words on stderr: what is wrong with a guest's BTF is ours to say.
+static struct btf *parse_quietly(const void *bytes, size_t len)
+{
+    libbpf_print_fn_t print = libbpf_set_print(NULL);
+    struct btf *btf = btf__new(bytes, len);
+    int code = errno;
+
+    libbpf_set_print(print);
+    errno = code;
+    return btf;
+}
+
 IntroTypes *intro_types_from_btf(const void *bytes, size_t len, GError **error)
 {
-    struct btf *btf = len <= INTRO_BTF_MAX_BYTES ? btf__new(bytes, len) : NULL;
+    struct btf *btf = len <= INTRO_BTF_MAX_BYTES ? parse_quietly(bytes, len) : NULL;
     struct btf_types *b;
 
     if (!btf) {

@@ -72,25 +72,32 @@ bool intro_vmcoreinfo_symbol(const IntroVmcoreinfo *info, const char *name, uint
     return find_number(info->text, key, 16, ret);
 }
 
+// Whether a page starts like the note or the bare text: where its text starts, and how long it may
+// be at most. At least PROBE_BYTES of page can be read.
+static bool starts_right(const uint8_t *page, size_t *ret_start, size_t *ret_max)
+{
+    uint32_t desc_bytes = get_u32(page + 4);
+    bool is_note = get_u32(page) == sizeof(NOTE_NAME) &&
+                   memcmp(page + 12, NOTE_NAME, sizeof(NOTE_NAME)) == 0 && desc_bytes > 0 &&
+                   desc_bytes <= INTRO_VMCOREINFO_MAX_BYTES;
+
+    *ret_start = is_note ? NOTE_TEXT_START : 0;
+    *ret_max = is_note ? desc_bytes : INTRO_VMCOREINFO_MAX_BYTES;
+    return memcmp(page + *ret_start, FIRST_LINE, strlen(FIRST_LINE)) == 0;
+}
+
 bool intro_vmcoreinfo_text(const uint8_t *page, size_t len, size_t *ret_start, size_t *ret_len)
 {
-    if (len < PROBE_BYTES)
-        return false;
-    if (get_u32(page) == sizeof(NOTE_NAME) &&
-        memcmp(page + 12, NOTE_NAME, sizeof(NOTE_NAME)) == 0) {
-        uint32_t desc_bytes = get_u32(page + 4);
+    size_t start, max;
+    const uint8_t *nul;
 
-        if (desc_bytes == 0 || desc_bytes > INTRO_VMCOREINFO_MAX_BYTES ||
-            memcmp(page + NOTE_TEXT_START, FIRST_LINE, strlen(FIRST_LINE)) != 0)
-            return false;
-        *ret_start = NOTE_TEXT_START;
-        *ret_len = MIN(desc_bytes, len - NOTE_TEXT_START);
-        return true;
-    }
-    if (memcmp(page, FIRST_LINE, strlen(FIRST_LINE)) != 0)
+    if (len < PROBE_BYTES || !starts_right(page, &start, &max))
         return false;
-    *ret_start = 0;
-    *ret_len = MIN(len, INTRO_VMCOREINFO_MAX_BYTES);
+    nul = memchr(page + start, '\0', MIN(max, len - start));
+    if (!nul && (start == 0 || max > len - start))
+        return false; // a note's text ends with the note
+    *ret_start = start;
+    *ret_len = nul ? (size_t)(nul - page) - start : max;
     return true;
 }
 
@@ -179,9 +186,9 @@ static bool try_page(struct search *s, const struct vmm_ram_range *range, struct
 
 static bool probe(const uint8_t *bytes)
 {
-    size_t start, len;
+    size_t start, max;
 
-    return intro_vmcoreinfo_text(bytes, PROBE_BYTES, &start, &len);
+    return starts_right(bytes, &start, &max);
 }
 
 enum { CHUNK_PAGES = 4096 };

@@ -41,7 +41,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(IntroVmcoreinfo, intro_vmcoreinfo_free)
 bool intro_vmcoreinfo_symbol(const IntroVmcoreinfo *info, const char *name, uint64_t *ret);
 
 // The text that a page starts with, as the note or as the bare text: its start and length within
-// page, or false. len is what can be read from there on, at least 64 bytes.
+// page; false where there is none or it does not end within len.
 bool intro_vmcoreinfo_text(const uint8_t *page, size_t len, size_t *ret_start, size_t *ret_len);
 
 // Called for each text that parses, once for each different one. Returns false to end the search.
