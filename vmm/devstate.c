@@ -98,23 +98,26 @@ static GBytes *read_file(int fd, GError **error)
     return g_bytes_new_take(g_steal_pointer(&data), len);
 }
 
+static bool rewind_files(VmmDevstate *dev, GError **error)
+{
+    if (ftruncate(dev->memory, 0) == 0 && lseek(dev->writer, 0, SEEK_SET) == 0)
+        return true;
+    g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "device state: %s", g_strerror(errno));
+    return false;
+}
+
 GBytes *vmm_devstate_read(VmmDevstate *dev, VmmQmp *qmp, GError **error)
 {
     g_autofree char *path = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, dev->fdset);
-    VmmJson *args = json_object_new_object();
     g_autoptr(VmmJson) answer = NULL;
+    VmmJson *args;
 
-    // `live` would release the locks of the guest's disks.
-    json_object_object_add(args, "filename", json_object_new_string(path));
-    json_object_object_add(args, "live", json_object_new_boolean(FALSE));
-    if (ftruncate(dev->memory, 0) == 0 && lseek(dev->writer, 0, SEEK_SET) == 0)
-        answer = vmm_qmp_call(qmp, "xen-save-devices-state", args, -1, error);
-    else
-        json_object_put(args);
-    if (!answer) {
-        if (error && !*error)
-            g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "device state: %s", g_strerror(errno));
+    if (!rewind_files(dev, error))
         return NULL;
-    }
-    return read_file(dev->memory, error);
+    args = json_object_new_object();
+    json_object_object_add(args, "filename", json_object_new_string(path));
+    // `live` would release the locks of the guest's disks.
+    json_object_object_add(args, "live", json_object_new_boolean(FALSE));
+    answer = vmm_qmp_call(qmp, "xen-save-devices-state", args, -1, error);
+    return answer ? read_file(dev->memory, error) : NULL;
 }

@@ -42,9 +42,18 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmmMachine, vmm_machine_unref)
 const char *vmm_machine_name(const VmmMachine *vm); // borrowed: -name of the guest, or the target
 VmmMemory *vmm_machine_memory(VmmMachine *vm);      // borrowed until the last unref
 
+// Refuses (VMM_ERROR_STATE) what cannot be read truthfully: a guest that has shut down, sleeps, is
+// being restored, or is being migrated (where a later resume could let it run in two places). A
+// guest that stopped on an error or a panic, or was never started, counts as paused by someone
+// else.
 bool vmm_machine_pause(VmmMachine *vm, GError **error);
+// Fails with VMM_ERROR_STATE where somebody else had let the guest run since the pause: then it
+// runs (this error alone leaves nothing held), but what has been read is not of one moment. On any
+// other error it is still held, and the watchdog will resume it when the last reference goes.
 bool vmm_machine_resume(VmmMachine *vm, GError **error);
-bool vmm_machine_is_paused(const VmmMachine *vm);         // stopped now, by us or by someone else
+// As far as we know: held by vmm_machine_pause(), or found stopped when we last looked (at open and
+// at each pause).
+bool vmm_machine_is_paused(const VmmMachine *vm);
 bool vmm_machine_was_paused_before(const VmmMachine *vm); // somebody else had stopped it
 
 // --leave-paused: from now on closing leaves the guest stopped and the watchdog stands down.

@@ -60,9 +60,10 @@ bool vmm_memory_read(VmmMemory *mem, struct gpa at, void *ret, size_t len, GErro
 // cannot lend them or [at, at + len) is not within one range. Not an error: read them then.
 const void *vmm_memory_peek(VmmMemory *mem, struct gpa at, size_t len);
 
-// Copies many pieces as fast as the host can: sorted into few system calls for remote RAM, spread
-// over n_threads (0: as many as there are cores). All or nothing is the caller's to decide: on
-// error some of the targets have been written.
+// Copies many pieces as fast as the host can: pieces that continue each other on both sides are
+// joined (so sort them where that helps), remote RAM is read in few system calls, and all is spread
+// over n_threads (0: as many as there are cores; a stopped guest leaves them idle). On error some
+// of the targets have been written.
 bool vmm_memory_read_bulk(VmmMemory *mem, const struct vmm_copy *copies, size_t n_copies,
                           unsigned n_threads, GError **error);
 
@@ -71,8 +72,8 @@ bool vmm_memory_read_bulk(VmmMemory *mem, const struct vmm_copy *copies, size_t 
 // place would make the host allocate it: whoever searches all of RAM goes by this.
 bool vmm_memory_next_touched(const VmmMemory *mem, struct gpa from, struct vmm_ram_range *ret);
 
-// Makes later reads cheap: has the host map the pages of shared RAM now (MADV_POPULATE_READ)
-// rather than at first touch within the pause. Does nothing for other sources.
+// Makes later reads cheap: has the host map the pages of shared RAM that the guest has touched now
+// (MADV_POPULATE_READ) rather than one by one within the pause. Does nothing for other sources.
 void vmm_memory_prefault(VmmMemory *mem);
 
 // A memory over a caller's bytes, for tests and dumps: range i is backed by data[i], which must

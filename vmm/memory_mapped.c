@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Maps guest RAM that QEMU shares (memfd or file) read-only into this process, and reads it ahead.
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -109,9 +110,14 @@ bool vmm_mapping_next_touched(const VmmMapping *mapping, const uint8_t *bytes, s
     start = (off_t)(mapping->offset_bytes + (uint64_t)(bytes - mapping->bytes));
     end = start + (off_t)len;
     data = lseek(mapping->fd, start, SEEK_DATA);
-    hole = data >= 0 && data < end ? lseek(mapping->fd, data, SEEK_HOLE) : -1;
-    *ret_start = hole > data ? (size_t)(data - start) : 0;
-    *ret_len = hole > data ? (size_t)(MIN(hole, end) - data) : 0;
+    // ENXIO: a hole up to the end of the file. Other errors are of files that do not tell.
+    if (data < 0)
+        data = errno == ENXIO ? end : start;
+    hole = data < end ? lseek(mapping->fd, data, SEEK_HOLE) : end;
+    if (hole <= data || hole > end)
+        hole = end;
+    *ret_len = data < end ? (size_t)(hole - data) : 0;
+    *ret_start = *ret_len > 0 ? (size_t)(data - start) : 0;
     return true;
 }
 

@@ -72,7 +72,7 @@ static bool parse_entry(const char *line, struct vmm_mtree_entry *ret)
 
     line += strspn(line, " ");
     if (!take_address(&line, &first) || *line++ != '-' || !take_address(&line, &last) ||
-        last < first || last - first == UINT64_MAX)
+        last < first || last == UINT64_MAX)
         return false;
     type = strstr(line, ", ");
     type_end = type ? strstr(type, "): ") : NULL;

@@ -65,6 +65,17 @@ static bool fill_input(VmmQmp *qmp, int64_t deadline_usec, GError **error)
     return n > 0;
 }
 
+// The newline that ends the first line of what has been received, or NULL.
+static const uint8_t *find_newline(VmmQmp *qmp)
+{
+    const uint8_t *newline = NULL;
+
+    if (qmp->scanned < qmp->input->len)
+        newline = memchr(qmp->input->data + qmp->scanned, '\n', qmp->input->len - qmp->scanned);
+    qmp->scanned = newline ? 0 : qmp->input->len;
+    return newline;
+}
+
 // The next line as JSON object, owned by the caller.
 static VmmJson *read_message(VmmQmp *qmp, int64_t deadline_usec, GError **error)
 {
@@ -73,10 +84,8 @@ static VmmJson *read_message(VmmQmp *qmp, int64_t deadline_usec, GError **error)
     VmmJson *message = NULL;
     struct json_tokener *tokener;
 
-    while (!(newline =
-                 memchr(qmp->input->data + qmp->scanned, '\n', qmp->input->len - qmp->scanned))) {
-        qmp->scanned = qmp->input->len;
-        if (qmp->scanned > LINE_MAX_BYTES) {
+    while (!(newline = find_newline(qmp))) {
+        if (qmp->input->len > LINE_MAX_BYTES) {
             abandon(qmp);
             g_set_error(error, VMM_ERROR, VMM_ERROR_PROTOCOL, "QMP: a line exceeds %u bytes",
                         LINE_MAX_BYTES);
@@ -90,7 +99,6 @@ static VmmJson *read_message(VmmQmp *qmp, int64_t deadline_usec, GError **error)
     message = json_tokener_parse_ex(tokener, (const char *)qmp->input->data, (int)len);
     json_tokener_free(tokener);
     g_byte_array_remove_range(qmp->input, 0, (guint)len);
-    qmp->scanned = 0;
     if (!json_object_is_type(message, json_type_object)) {
         json_object_put(message);
         abandon(qmp);
