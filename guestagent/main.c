@@ -4,9 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#ifndef AGENT_WITHOUT_RESTORE
 #include "guestagent/local.h"
-#endif
 #include "guestagent/session.h"
 #include "guestagent/version.h"
 
@@ -33,7 +31,7 @@ int main(int argc, char **argv)
          "With --restore: in a pid namespace of its own", NULL},
         {"verbose", 'v', 0, G_OPTION_ARG_NONE, &verbose, "Say what happens", NULL},
         {"version", 0, 0, G_OPTION_ARG_NONE, &version, "Print the version", NULL},
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
     g_autoptr(GOptionContext) context = g_option_context_new(NULL);
     g_autoptr(GError) error = NULL;
@@ -54,10 +52,8 @@ int main(int argc, char **argv)
         printf("vmgraft-agent %s\n", AGENT_VERSION);
         return EXIT_SUCCESS;
     }
-#ifndef AGENT_WITHOUT_RESTORE
     if (restore)
         return agent_local_main(restore, new_pid_namespace);
-#endif
 
     struct agent_session_options options = {.port_path = port, .verbose = verbose};
 

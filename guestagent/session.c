@@ -168,8 +168,6 @@ static void on_job(struct session *s, const struct agent_frame *frame)
 // For the worker.
 static void on_other(struct session *s, const struct agent_frame *frame)
 {
-    g_autoptr(GError) error = NULL;
-
     if (s->worker && !s->worker->ended && !s->worker->closing) {
         if (frame->type == AGENT_HOLD) {
             struct json_object *json = agent_frame_json(frame, NULL);

@@ -44,11 +44,7 @@ static void run_job(int fd, const struct agent_frame *request)
     if (!json)
         agent_job_fail(&job, error->message);
     else if (request->type == AGENT_RESTORE)
-#ifdef AGENT_WITHOUT_RESTORE
-        agent_job_fail(&job, "this agent was built without restore");
-#else
         agent_job_restore(&job, json);
-#endif
     else
         agent_job_freeze(&job, json);
     json_object_put(json);

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Page contents as they stream in: to memory of a process, to shared memory, or compared with and
+// written to files of this machine.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+
+// Reads all of it; what lies behind the end of the file reads as zeros, as in a mapping.
+static bool read_file(int fd, uint64_t offset, uint8_t *ret, uint64_t size, GError **error)
+{
+    uint64_t done = 0;
+
+    while (done < size) {
+        const ssize_t n = pread(fd, ret + done, size - done, (off_t)(offset + done));
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return agent_fail_errno(error, "read");
+        if (n == 0)
+            break;
+        done += n;
+    }
+    memset(ret + done, 0, size - done);
+    return true;
+}
+
+static bool write_file(int fd, uint64_t offset, const uint8_t *data, uint64_t size, GError **error)
+{
+    while (size > 0) {
+        const ssize_t n = pwrite(fd, data, size, (off_t)offset);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return agent_fail_errno(error, "write");
+        data += n;
+        offset += n;
+        size -= n;
+    }
+    return true;
+}
+
+bool agent_contents_compare(AgentRestore *r, int fd, const char *path, uint64_t offset,
+                            const void *data, uint64_t size, GError **error)
+{
+    g_autofree uint8_t *here = g_malloc(size);
+    g_autofree uint8_t *zeros = data ? NULL : g_malloc0(size);
+    const uint8_t *want = data ? data : zeros;
+    uint64_t at = 0;
+
+    if (!read_file(fd, offset, here, size, error)) {
+        g_prefix_error(error, "%s: ", path);
+        return false;
+    }
+    if (memcmp(here, want, size) == 0)
+        return true;
+    while (here[at] == want[at])
+        at++;
+    g_set_error(error, AGENT_ERROR, AGENT_ERROR_MISMATCH,
+                "%s is not the file that the process uses: it differs at offset %" G_GUINT64_FORMAT,
+                path, offset + at);
+    return false;
+}
+
+static bool shm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
+                      const void *data, uint64_t size, GError **error)
+{
+    const int fd = agent_shm_fd(r, pages->owner, error);
+
+    // Fresh shared memory is zero already.
+    return fd >= 0 && (!data || write_file(fd, offset, data, size, error));
+}
+
+// A file with this inode, open for reading, and its path.
+static const struct fmt_file *inode_file(AgentRestore *r, uint64_t inode)
+{
+    const struct fmt_file *f;
+
+    for (size_t i = 0; FMT_NEXT(r->img, FILE, i, f); i++) {
+        if (f->object == inode && f->mode & 1 && agent_file_fd(r, f->rec.objref) >= 0)
+            return f;
+    }
+    return NULL;
+}
+
+/*
+ * Changed pages of a file that is mapped shared: the program has written them, they belong to the
+ * file. Bytes behind its end exist only in the mapping and are lost with it on the source as well.
+ * What was there before is kept until release, so that a restore that fails has changed nothing.
+ */
+static bool file_data(AgentRestore *r, int fd, uint64_t offset, const void *data, uint64_t size,
+                      uint64_t file_bytes, GError **error)
+{
+    if (offset >= file_bytes)
+        return true;
+    size = MIN(size, file_bytes - offset);
+    g_autofree uint8_t *before = g_malloc(size);
+    g_autofree uint8_t *zeros = data ? NULL : g_malloc0(size);
+    const uint8_t *want = data ? data : zeros;
+
+    if (!read_file(fd, offset, before, size, error))
+        return false;
+    if (memcmp(before, want, size) == 0)
+        return true;
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", fd);
+    struct agent_undo undo = {.offset = offset,
+                              .before = g_bytes_new_take(g_steal_pointer(&before), size)};
+
+    undo.fd = agent_fd_up(r, open(self, O_RDWR | O_CLOEXEC), error);
+    if (undo.fd < 0) {
+        g_bytes_unref(undo.before);
+        return false;
+    }
+    g_array_append_val(r->undo, undo);
+    return write_file(undo.fd, offset, want, size, error);
+}
+
+static bool inode_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
+                        const void *data, uint64_t size, GError **error)
+{
+    const struct fmt_file *f = inode_file(r, pages->owner);
+    const struct fmt_inode *inode = fmt_image_by_ref(r->img, pages->owner, FMT_INODE);
+
+    if (!f)
+        return true; // nobody can read it: nothing to compare
+    const int fd = agent_file_fd(r, f->rec.objref);
+
+    if (pages->kind == FMT_PAGES_CLEAN)
+        return agent_contents_compare(r, fd, f->path, offset, data, size, error);
+    if (!file_data(r, fd, offset, data, size, inode->size_bytes, error)) {
+        g_prefix_error(error, "%s: ", f->path);
+        return false;
+    }
+    return true;
+}
+
+void agent_contents_undo(AgentRestore *r)
+{
+    for (guint i = r->undo->len; i-- > 0;) {
+        const struct agent_undo *undo = &g_array_index(r->undo, struct agent_undo, i);
+        size_t size;
+        const void *before = g_bytes_get_data(undo->before, &size);
+
+        write_file(undo->fd, undo->offset, before, size, NULL);
+    }
+}
+
+bool agent_contents(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,
+                    uint64_t size, GError **error)
+{
+    const struct fmt_record *owner = fmt_image_by_ref(r->img, pages->owner, FMT_ANY);
+
+    switch (owner ? owner->type : FMT_ANY) {
+    case FMT_MM:
+        return agent_mm_pages(r, pages, addr, data, size, error);
+    case FMT_SHM:
+        return shm_pages(r, pages, addr, data, size, error);
+    case FMT_INODE:
+        return inode_pages(r, pages, addr, data, size, error);
+    default:
+        g_set_error(error, AGENT_ERROR, AGENT_ERROR_IMAGE,
+                    "contents for object %" G_GUINT64_FORMAT ", which holds none", pages->owner);
+        return false;
+    }
+}

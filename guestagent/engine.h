@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the parts of the restore engine share. Not for users of the engine: they want restore.h.
+#pragma once
+
+#include <linux/time_types.h>
+
+#include "guestagent/remote.h"
+#include "guestagent/restore.h"
+
+typedef struct AgentProc AgentProc;
+typedef struct AgentTask AgentTask;
+
+// A thread of the image, and the one that becomes it.
+struct AgentTask {
+    struct agent_tracee tracee; // tid 0: not created yet
+    AgentProc *proc;
+    const struct fmt_task *rec;
+};
+
+// A process of the image, and the one that becomes it.
+struct AgentProc {
+    AgentRestore *r;
+    const struct fmt_proc *rec;
+    const struct fmt_mm *mm; // NULL for a zombie
+    AgentProc *parent;       // NULL for the root
+    GPtrArray *tasks;        // of AgentTask, the leader first; owned
+    GPtrArray *vmas;         // of struct fmt_vma, by address; borrowed
+    struct agent_site site;
+    uint64_t sid, pgid;   // in the image's numbering; what they can be here
+    uint64_t park;        // start of the range that holds vdso and scratch until the end
+    uint64_t vdso;        // where the running kernel's vdso is in this process now
+    GByteArray *old_vdso; // the captured one, as its pages come in
+    int mem;              // /proc/PID/mem, -1 for none
+};
+
+// One open file description of the image, held open by the agent until the processes have it.
+struct agent_file {
+    const struct fmt_file *rec;
+    int fd; // -1: not open
+};
+
+struct AgentRestore {
+    FmtImage *img;
+    struct agent_restore_options opt;
+    GPtrArray *refusals, *notes; // borrowed; refusals is NULL after the plan
+    GPtrArray *procs;            // of AgentProc, parents first; owned
+    GHashTable *files;           // objref -> struct agent_file; owned
+    GHashTable *objects;         // objref of PIPE, SHM, INODE -> what their module keeps; owned
+    int fd_base;                 // descriptors of the image are below, those of the agent above
+    GArray *fds;                 // of int: all that the engine has open
+    uint64_t saved_nofile[2];    // RLIMIT_NOFILE of the agent before: soft, hard
+    pid_t helper;                // what the root was cloned from, 0 when it is gone
+    struct agent_tracee reaper;  // pid 1 of a new pid namespace, tid 0 for none
+    struct agent_site own_site;  // where children of the agent can be driven before they have
+                                 // memory of their own
+    void *own_scratch;
+    bool timens;            // the processes are in a time namespace of their own
+    int64_t mono_offset_ns; // what it adds to the clocks of the initial one
+    int64_t boot_offset_ns;
+    GArray *undo; // of struct agent_undo: changes to files of this machine
+};
+
+// Contents of a file of this machine before we wrote to it.
+struct agent_undo {
+    int fd;
+    uint64_t offset;
+    GBytes *before;
+};
+
+// Plan: refuse and note. pid 0 and fd -1 where they do not apply.
+void agent_refuse(AgentRestore *r, const char *kind, uint64_t pid, int64_t fd, const char *format,
+                  ...) G_GNUC_PRINTF(5, 6);
+void agent_note(AgentRestore *r, const char *kind, uint64_t pid, int64_t fd, const char *format,
+                ...) G_GNUC_PRINTF(5, 6);
+
+// Sets an AGENT_ERROR_FAILED from errno.
+bool agent_fail_errno(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+bool agent_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static inline AgentTask *agent_leader(const AgentProc *p)
+{
+    return g_ptr_array_index(p->tasks, 0);
+}
+
+/*
+ * One aspect of a process, each in the file of its name. Any member may be NULL. `plan` looks at
+ * the whole image. The others run in the order of the table in restore.c, for each process and for
+ * each of its threads, with everything stopped.
+ */
+struct agent_aspect {
+    const char *name;
+    void (*plan)(AgentRestore *r);
+    bool (*build)(AgentProc *p, GError **error);       // once its parents are built
+    bool (*finish)(AgentProc *p, GError **error);      // after the contents
+    bool (*finish_task)(AgentTask *t, GError **error); // per thread, after all finish()
+};
+
+extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspect_fd,
+    agent_aspect_fs, agent_aspect_cred, agent_aspect_signal, agent_aspect_thread,
+    agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
+    agent_aspect_after_cred;
+
+/*
+ * One kind of open file. `plan` checks one description; `open` returns a descriptor of the agent
+ * or -1. A new kind is a file with such a row and a line in file.c's table.
+ */
+struct agent_file_kind {
+    enum fmt_file_kind kind;
+    const char *name;
+    void (*plan)(AgentRestore *r, const struct fmt_file *f);
+    int (*open)(AgentRestore *r, const struct fmt_file *f, GError **error);
+};
+extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_chr, agent_file_pipe,
+    agent_file_memfd;
+
+// file.c
+void agent_files_plan(AgentRestore *r);
+bool agent_files_open(AgentRestore *r, GError **error);
+void agent_files_close(AgentRestore *r);
+// The agent's descriptor of a FILE record, -1 where it has none.
+int agent_file_fd(AgentRestore *r, uint64_t objref);
+// Moves a descriptor above all that the image uses and notes it to be closed at the end. For -1
+// it reports errno. On failure it closes it and returns -1.
+int agent_fd_up(AgentRestore *r, int fd, GError **error);
+// Opens what a descriptor of ours refers to once more, with other flags. -1 on failure.
+int agent_reopen(AgentRestore *r, int fd, int flags, GError **error);
+// The first process and descriptor that refer to a FILE record, for messages.
+void agent_file_user(AgentRestore *r, uint64_t objref, uint64_t *ret_pid, int64_t *ret_fd);
+// The path of a file from our root.
+char *agent_file_path(AgentRestore *r, const struct fmt_file *f);
+
+// shm.c: descriptor of a SHM, made when first asked for; -1 on failure.
+int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error);
+void agent_shm_plan(AgentRestore *r);
+bool agent_shm_seal(AgentRestore *r, GError **error);
+
+// process.c
+void agent_process_plan(AgentRestore *r);
+bool agent_process_tree(AgentRestore *r, GError **error);   // all leaders, sessions
+bool agent_process_groups(AgentRestore *r, GError **error); // process groups
+bool agent_process_threads(AgentProc *p, GError **error);   // all threads but the leader
+// Ends a process that is a zombie in the image, the way it ended there.
+bool agent_process_zombie(AgentProc *p, GError **error);
+void agent_process_kill(AgentRestore *r);
+// Registers with which the reaper of a new pid namespace runs once it is let go.
+bool agent_process_release_reaper(AgentRestore *r, GError **error);
+
+// mm.c
+bool agent_mm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,
+                    uint64_t size, GError **error);
+const struct fmt_vma *agent_mm_vma(const AgentProc *p, uint64_t addr);
+AgentProc *agent_mm_owner(AgentRestore *r, uint64_t mm);
+
+// contents.c
+bool agent_contents(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,
+                    uint64_t size, GError **error);
+bool agent_contents_compare(AgentRestore *r, int fd, const char *path, uint64_t offset,
+                            const void *data, uint64_t size, GError **error);
+void agent_contents_undo(AgentRestore *r);
+
+// vdso.c
+struct agent_vdso {
+    uint64_t vvar, vdso, end; // running kernel's: [vvar, vdso) data, [vdso, end) code
+    GArray *parts;            // of struct agent_range: its mappings, by address
+    uint64_t syscall_offset;  // of a `syscall` instruction, from vdso
+};
+struct agent_range {
+    uint64_t start, end;
+};
+struct agent_vdso *agent_vdso_here(GError **error); // of this process
+void agent_vdso_free(struct agent_vdso *vdso);      // NULL-safe
+#define AGENT_SCRATCH_BYTES (64 * 1024)
+
+// timer.c
+bool agent_timer_arm(AgentProc *p, GError **error);
+
+// regs.c: final registers and signal mask of a thread that has settled. `restarted`: what
+// agent_restart_arm() gave, NULL where nothing was armed.
+bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error);
+
+// restart.c: arms what FMT_RESTART_* says. *ret_rax is what the call returned.
+bool agent_restart_arm(AgentTask *t, int64_t *ret_rax, GError **error);
+void agent_restart_plan(AgentRestore *r);
+
+// time.c
+void agent_time_plan(AgentRestore *r);
+/*
+ * The offset that makes a clock of a new time namespace go on from `captured_ns` when the initial
+ * namespace's says `now_ns`, given that `elapsed_ns` passed in between (negative: unknown, as if
+ * none had).
+ */
+int64_t agent_timens_offset(int64_t captured_ns, int64_t now_ns, int64_t elapsed_ns);
+// In the helper process, before the root is cloned: enters the namespace for its children.
+bool agent_time_enter(AgentRestore *r, const char **ret_what);
+// What is left at this moment of a timeout that had left_ns to go when the source was paused, never
+// less than 1 ns.
+uint64_t agent_time_left(AgentRestore *r, uint64_t left_ns);
+// The moment at which such a timeout ends, by a clock as the restored processes see it.
+struct __kernel_timespec agent_time_deadline(AgentRestore *r, uint64_t clock, uint64_t left_ns);

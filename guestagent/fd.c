@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Descriptor tables: what the process inherited from the agent goes to its place, the rest away.
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+#include "guestagent/engine.h"
+
+static int by_number(gconstpointer a, gconstpointer b)
+{
+    const struct fmt_fd *x = *(struct fmt_fd *const *)a, *y = *(struct fmt_fd *const *)b;
+
+    return x->fd < y->fd ? -1 : x->fd > y->fd;
+}
+
+static GPtrArray *table(const AgentProc *p)
+{
+    GPtrArray *ret = g_ptr_array_new();
+    struct fmt_fd *fd;
+
+    for (size_t i = 0; FMT_NEXT(p->r->img, FD, i, fd); i++) {
+        if (fd->files == agent_leader(p)->rec->files)
+            g_ptr_array_add(ret, fd);
+    }
+    g_ptr_array_sort(ret, by_number);
+    return ret;
+}
+
+static void plan(AgentRestore *r)
+{
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+        g_autoptr(GPtrArray) fds = table(p);
+
+        for (guint j = 0; j < fds->len; j++) {
+            const struct fmt_fd *fd = g_ptr_array_index(fds, j);
+
+            if (j > 0 && fd->fd == ((struct fmt_fd *)g_ptr_array_index(fds, j - 1))->fd)
+                agent_refuse(r, "fd", p->rec->pid, (int64_t)fd->fd, "it is in the image twice");
+            if (fd->fd >= G_MAXINT / 2 || !fmt_image_by_ref(r->img, fd->file, FMT_FILE))
+                agent_refuse(r, "fd", p->rec->pid, (int64_t)fd->fd, "the image has no file for it");
+        }
+    }
+}
+
+static bool close_range_remote(const struct agent_tracee *t, uint64_t first, uint64_t last,
+                               GError **error)
+{
+    return first > last ||
+           agent_remote(t, "close_range", SYS_close_range, NULL, error, first, last, 0);
+}
+
+static bool build(AgentProc *p, GError **error)
+{
+    const struct agent_tracee *t = &agent_leader(p)->tracee;
+    g_autoptr(GPtrArray) fds = table(p);
+    uint64_t next = 0; // first number that is not settled yet
+
+    for (guint i = 0; i < fds->len; i++) {
+        const struct fmt_fd *fd = g_ptr_array_index(fds, i);
+        const int ours = agent_file_fd(p->r, fd->file);
+
+        if ((fd->fd > 0 && !close_range_remote(t, next, fd->fd - 1, error)) ||
+            !agent_remote(t, "dup3", SYS_dup3, NULL, error, (uint64_t)ours, fd->fd,
+                          fd->cloexec ? O_CLOEXEC : 0)) {
+            g_prefix_error(error, "descriptor %" G_GUINT64_FORMAT ": ", fd->fd);
+            return false;
+        }
+        next = fd->fd + 1;
+    }
+    return close_range_remote(t, next, ~0u, error);
+}
+
+const struct agent_aspect agent_aspect_fd = {
+    .name = "descriptors",
+    .plan = plan,
+    .build = build,
+};

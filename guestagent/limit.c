@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Resource limits and the OOM score; set from outside, after all that they could limit.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+
+static void plan(AgentRestore *r)
+{
+    const struct fmt_rlimit *limit;
+
+    for (size_t i = 0; FMT_NEXT(r->img, RLIMIT, i, limit); i++) {
+        if (limit->resource >= RLIM_NLIMITS)
+            agent_refuse(r, "rlimit", 0, -1, "resource limit %" G_GUINT64_FORMAT " is unknown here",
+                         limit->resource);
+    }
+}
+
+static bool set_oom_score(const AgentProc *p, GError **error)
+{
+    const pid_t pid = agent_leader(p)->tracee.tid;
+    g_autofree char *path = g_strdup_printf("/proc/%d/oom_score_adj", pid);
+    char text[16];
+    const int len = g_snprintf(text, sizeof text, "%d", (int)p->rec->oom_score_adj);
+    const int fd = open(path, O_WRONLY | O_CLOEXEC);
+    const bool ok = fd >= 0 && write(fd, text, len) == len;
+
+    if (!ok)
+        agent_fail_errno(error, "process %d: oom_score_adj", pid);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static bool finish(AgentProc *p, GError **error)
+{
+    const pid_t pid = agent_leader(p)->tracee.tid;
+    const struct fmt_rlimit *limit;
+
+    for (size_t i = 0; FMT_NEXT(p->r->img, RLIMIT, i, limit); i++) {
+        const struct rlimit64 want = {limit->cur, limit->max};
+        struct rlimit64 have;
+
+        if (limit->proc != p->rec->rec.objref)
+            continue;
+        if (prlimit64(pid, (int)limit->resource, NULL, &have) == 0 &&
+            have.rlim_cur == want.rlim_cur && have.rlim_max == want.rlim_max)
+            continue;
+        if (prlimit64(pid, (int)limit->resource, &want, NULL) < 0)
+            return agent_fail_errno(error, "process %d: resource limit %" G_GUINT64_FORMAT, pid,
+                                    limit->resource);
+    }
+    return p->rec->oom_score_adj == 0 || set_oom_score(p, error);
+}
+
+const struct agent_aspect agent_aspect_limit = {
+    .name = "limits",
+    .plan = plan,
+    .finish = finish,
+};

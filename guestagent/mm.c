@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The address space: mappings as the image has them, and their contents.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mman.h>
+#include <linux/prctl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+
+#ifndef PR_SET_VMA
+#define PR_SET_VMA           0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+
+#define LA47_END 0x7ffffffff000ull
+
+// Properties of a mapping that madvise sets.
+static const struct {
+    uint64_t flag;
+    int advice;
+    bool hint; // a kernel without it runs the program as well
+    const char *name;
+} advices[] = {
+    {FMT_VMA_DONTCOPY, MADV_DONTFORK, false, "MADV_DONTFORK"},
+    {FMT_VMA_WIPEONFORK, MADV_WIPEONFORK, false, "MADV_WIPEONFORK"},
+    {FMT_VMA_DONTDUMP, MADV_DONTDUMP, false, "MADV_DONTDUMP"},
+    {FMT_VMA_HUGEPAGE, MADV_HUGEPAGE, true, "MADV_HUGEPAGE"},
+    {FMT_VMA_NOHUGEPAGE, MADV_NOHUGEPAGE, true, "MADV_NOHUGEPAGE"},
+    {FMT_VMA_MERGEABLE, MADV_MERGEABLE, true, "MADV_MERGEABLE"},
+    {FMT_VMA_SEQ_READ, MADV_SEQUENTIAL, true, "MADV_SEQUENTIAL"},
+    {FMT_VMA_RAND_READ, MADV_RANDOM, true, "MADV_RANDOM"},
+};
+
+AgentProc *agent_mm_owner(AgentRestore *r, uint64_t mm)
+{
+    for (guint i = 0; i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->mm && p->mm->rec.objref == mm)
+            return p;
+    }
+    return NULL;
+}
+
+const struct fmt_vma *agent_mm_vma(const AgentProc *p, uint64_t addr)
+{
+    guint low = 0, high = p->vmas->len;
+
+    while (low < high) {
+        const guint middle = (low + high) / 2;
+        const struct fmt_vma *vma = g_ptr_array_index(p->vmas, middle);
+
+        if (addr < vma->start)
+            high = middle;
+        else if (addr >= vma->end)
+            low = middle + 1;
+        else
+            return vma;
+    }
+    return NULL;
+}
+
+static uint64_t sysctl(const char *path, uint64_t fallback)
+{
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ? g_ascii_strtoull(text, NULL, 10)
+                                                        : fallback;
+}
+
+static bool has_la57(void)
+{
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents("/proc/cpuinfo", &text, NULL, NULL) && strstr(text, " la57");
+}
+
+static void plan_vma(AgentRestore *r, const AgentProc *p, const struct fmt_vma *vma)
+{
+    g_autofree char *where = g_strdup_printf(
+        "mapping %" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", vma->start, vma->end);
+
+    if (vma->start >= vma->end || vma->start % 4096 || vma->end % 4096)
+        agent_refuse(r, "vma", p->rec->pid, -1, "%s is no range of pages", where);
+    if (vma->end > LA47_END && !has_la57())
+        agent_refuse(r, "address-space", p->rec->pid, -1,
+                     "%s lies beyond the 47 bits of address that this machine has", where);
+    if (vma->kind > FMT_VMA_VVAR)
+        agent_refuse(r, "vma-kind", p->rec->pid, -1,
+                     "%s is of kind %" G_GUINT64_FORMAT ", which is not supported", where,
+                     vma->kind);
+    if (vma->flags & FMT_VMA_HUGETLB)
+        agent_refuse(r, "hugetlb", p->rec->pid, -1, "%s uses hugetlb pages", where);
+    if (vma->flags & FMT_VMA_SYNC)
+        agent_refuse(r, "map-sync", p->rec->pid, -1, "%s was made with MAP_SYNC", where);
+    if (vma->pkey)
+        agent_refuse(r, "pkey", p->rec->pid, -1, "%s has memory protection key %" G_GUINT64_FORMAT,
+                     where, vma->pkey);
+    if (vma->kind == FMT_VMA_FILE && !fmt_image_by_ref(r->img, vma->object, FMT_FILE))
+        agent_refuse(r, "vma", p->rec->pid, -1, "%s has no file in the image", where);
+    if (vma->kind == FMT_VMA_SHM && !fmt_image_by_ref(r->img, vma->object, FMT_SHM))
+        agent_refuse(r, "vma", p->rec->pid, -1, "%s has no shared memory in the image", where);
+}
+
+static void plan_memory(AgentRestore *r)
+{
+    g_autofree char *text = NULL;
+    const char *line;
+    const uint64_t need = fmt_image_head(r->img)->n_pages * 4096;
+
+    if (!g_file_get_contents("/proc/meminfo", &text, NULL, NULL) ||
+        !(line = strstr(text, "MemAvailable:")))
+        return;
+    const uint64_t have = g_ascii_strtoull(line + strlen("MemAvailable:"), NULL, 10) * 1024;
+
+    if (need > have)
+        agent_refuse(r, "memory", 0, -1,
+                     "the image has %" G_GUINT64_FORMAT
+                     " MiB of memory, this machine has %" G_GUINT64_FORMAT " MiB available",
+                     need >> 20, have >> 20);
+}
+
+static void plan(AgentRestore *r)
+{
+    const uint64_t max_maps = sysctl("/proc/sys/vm/max_map_count", 65530);
+
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+        uint64_t end = 0;
+
+        if (p->rec->state == FMT_PROC_ZOMBIE)
+            continue;
+        if (!p->mm) {
+            agent_refuse(r, "mm", p->rec->pid, -1, "the image has no address space of it");
+            continue;
+        }
+        // vdso, its data and the scratch memory come on top
+        if (p->vmas->len + 8 > max_maps)
+            agent_refuse(r, "max-map-count", p->rec->pid, -1,
+                         "it has %u mappings, vm.max_map_count is %" G_GUINT64_FORMAT, p->vmas->len,
+                         max_maps);
+        for (guint j = 0; j < p->vmas->len; j++) {
+            const struct fmt_vma *vma = g_ptr_array_index(p->vmas, j);
+
+            plan_vma(r, p, vma);
+            if (vma->start < end)
+                agent_refuse(r, "vma", p->rec->pid, -1,
+                             "mapping %" G_GINT64_MODIFIER "x overlaps the one before it",
+                             vma->start);
+            end = vma->end;
+        }
+    }
+    plan_memory(r);
+}
+
+static bool advise(AgentProc *p, const struct fmt_vma *vma, GError **error)
+{
+    const struct agent_tracee *t = &agent_leader(p)->tracee;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(advices); i++) {
+        const uint64_t args[6] = {vma->start, vma->end - vma->start, advices[i].advice};
+        int64_t ret;
+
+        if (!(vma->flags & advices[i].flag))
+            continue;
+        if (!agent_remote_raw(t, SYS_madvise, args, &ret, error))
+            return false;
+        if (ret == 0)
+            continue;
+        if (!advices[i].hint)
+            return agent_fail(error, "%s at %" G_GINT64_MODIFIER "x: %s", advices[i].name,
+                              vma->start, g_strerror((int)-ret));
+        agent_note(p->r, "madvise", p->rec->pid, -1, "this kernel does not take %s",
+                   advices[i].name);
+    }
+    return true;
+}
+
+static bool give_name(AgentProc *p, const struct fmt_vma *vma, GError **error)
+{
+    const struct agent_tracee *t = &agent_leader(p)->tracee;
+    uint64_t at;
+    int64_t ret;
+
+    // Names in brackets are the kernel's own: [heap], [stack].
+    if (vma->kind != FMT_VMA_ANON || !vma->name || vma->name[0] == '[')
+        return true;
+    if (!agent_remote_put(t, 0, vma->name, strlen(vma->name) + 1, &at, error))
+        return false;
+    const uint64_t args[6] = {PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma->start, vma->end - vma->start,
+                              at};
+
+    return agent_remote_raw(t, SYS_prctl, args, &ret, error); // a kernel without names does without
+}
+
+static bool map(AgentProc *p, const struct fmt_vma *vma, GError **error)
+{
+    const struct agent_tracee *t = &agent_leader(p)->tracee;
+    uint64_t prot = 0, flags = MAP_FIXED_NOREPLACE, offset = 0;
+    int64_t at;
+    int fd = -1;
+
+    prot |= vma->flags & FMT_VMA_READ ? PROT_READ : 0;
+    prot |= vma->flags & FMT_VMA_WRITE ? PROT_WRITE : 0;
+    prot |= vma->flags & FMT_VMA_EXEC ? PROT_EXEC : 0;
+    flags |= vma->flags & FMT_VMA_SHARED ? MAP_SHARED : MAP_PRIVATE;
+    flags |= vma->flags & FMT_VMA_NORESERVE ? MAP_NORESERVE : 0;
+    flags |= vma->flags & FMT_VMA_GROWSDOWN ? MAP_GROWSDOWN : 0;
+    if (vma->kind == FMT_VMA_ANON) {
+        flags |= MAP_ANONYMOUS;
+    } else {
+        fd = vma->kind == FMT_VMA_SHM ? agent_shm_fd(p->r, vma->object, error)
+                                      : agent_file_fd(p->r, vma->object);
+        offset = vma->offset_bytes;
+        if (fd < 0)
+            return vma->kind != FMT_VMA_SHM && agent_fail(error, "a mapped file is not open");
+    }
+    if (!agent_remote(t, "mmap", SYS_mmap, &at, error, vma->start, vma->end - vma->start, prot,
+                      flags, (uint64_t)(int64_t)fd, offset))
+        return false;
+    if ((uint64_t)at != vma->start)
+        return agent_fail(error, "the kernel gave address %" G_GINT64_MODIFIER "x", at);
+    return advise(p, vma, error) && give_name(p, vma, error);
+}
+
+static bool build(AgentProc *p, GError **error)
+{
+    for (guint i = 0; i < p->vmas->len; i++) {
+        const struct fmt_vma *vma = g_ptr_array_index(p->vmas, i);
+
+        if (vma->kind == FMT_VMA_VDSO || vma->kind == FMT_VMA_VVAR)
+            continue;
+        if (!map(p, vma, error)) {
+            g_prefix_error(error,
+                           "process %" G_GUINT64_FORMAT ": mapping %" G_GINT64_MODIFIER
+                           "x-%" G_GINT64_MODIFIER "x: ",
+                           p->rec->pid, vma->start, vma->end);
+            return false;
+        }
+    }
+    g_autofree char *path = g_strdup_printf("/proc/%d/mem", agent_leader(p)->tracee.tid);
+
+    p->mem = agent_fd_up(p->r, open(path, O_RDWR | O_CLOEXEC), error);
+    return p->mem >= 0;
+}
+
+static bool write_forced(AgentProc *p, uint64_t addr, const void *data, uint64_t size,
+                         GError **error)
+{
+    while (size > 0) {
+        const ssize_t n = pwrite(p->mem, data, size, (off_t)addr);
+
+        if (n <= 0)
+            return agent_fail_errno(
+                error, "process %" G_GUINT64_FORMAT ": contents at %" G_GINT64_MODIFIER "x",
+                p->rec->pid, addr);
+        data = (const uint8_t *)data + n;
+        addr += n;
+        size -= n;
+    }
+    return true;
+}
+
+static bool keep_vdso(AgentProc *p, const struct fmt_vma *vma, uint64_t addr, const void *data,
+                      uint64_t size)
+{
+    if (!data)
+        return true;
+    if (!p->old_vdso) {
+        p->old_vdso = g_byte_array_new();
+        g_byte_array_set_size(p->old_vdso, vma->end - vma->start);
+        memset(p->old_vdso->data, 0, p->old_vdso->len);
+    }
+    memcpy(p->old_vdso->data + (addr - vma->start), data, size);
+    return true;
+}
+
+static bool compare(AgentProc *p, const struct fmt_vma *vma, uint64_t addr, const void *data,
+                    uint64_t size, GError **error)
+{
+    const struct fmt_file *f = fmt_image_by_ref(p->r->img, vma->object, FMT_FILE);
+    const uint64_t offset = vma->offset_bytes + (addr - vma->start);
+
+    return agent_contents_compare(p->r, agent_file_fd(p->r, vma->object), f->path, offset, data,
+                                  size, error);
+}
+
+// One piece that lies in one mapping.
+static bool piece(AgentProc *p, const struct fmt_vma *vma, enum fmt_pages_kind kind, uint64_t addr,
+                  const void *data, uint64_t size, GError **error)
+{
+    g_autofree void *zeros = NULL;
+
+    if (vma->kind == FMT_VMA_VDSO)
+        return keep_vdso(p, vma, addr, data, size);
+    if (vma->kind == FMT_VMA_VVAR)
+        return true; // the running kernel has its own
+    if (kind == FMT_PAGES_CLEAN)
+        return vma->kind != FMT_VMA_FILE || compare(p, vma, addr, data, size, error);
+    if (vma->kind == FMT_VMA_ANON && !data)
+        return true; // as mapped
+    if (!data)
+        data = zeros = g_malloc0(size);
+    // What the program may not write itself needs the force of /proc/PID/mem, which copies page by
+    // page.
+    return vma->flags & FMT_VMA_WRITE
+               ? agent_remote_write(&agent_leader(p)->tracee, addr, data, size, error)
+               : write_forced(p, addr, data, size, error);
+}
+
+bool agent_mm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,
+                    uint64_t size, GError **error)
+{
+    AgentProc *p = agent_mm_owner(r, pages->owner);
+
+    while (size > 0) {
+        const struct fmt_vma *vma = p ? agent_mm_vma(p, addr) : NULL;
+
+        if (!vma || (vma->flags & FMT_VMA_SHARED && pages->kind != FMT_PAGES_CLEAN)) {
+            g_set_error(error, AGENT_ERROR, AGENT_ERROR_IMAGE,
+                        "contents for address %" G_GINT64_MODIFIER
+                        "x, where the image has no private mapping",
+                        addr);
+            return false;
+        }
+        const uint64_t n = MIN(size, vma->end - addr);
+
+        if (!piece(p, vma, pages->kind, addr, data, n, error))
+            return false;
+        addr += n;
+        size -= n;
+        data = data ? (const uint8_t *)data + n : NULL;
+    }
+    return true;
+}
+
+static bool finish(AgentProc *p, GError **error)
+{
+    const struct agent_tracee *t = &agent_leader(p)->tracee;
+
+    for (guint i = 0; i < p->vmas->len; i++) {
+        const struct fmt_vma *vma = g_ptr_array_index(p->vmas, i);
+        const uint64_t how = vma->flags & FMT_VMA_LOCKONFAULT ? MLOCK_ONFAULT : 0;
+
+        if (vma->flags & FMT_VMA_LOCKED && vma->kind != FMT_VMA_VDSO && vma->kind != FMT_VMA_VVAR &&
+            !agent_remote(t, "mlock2", SYS_mlock2, NULL, error, vma->start, vma->end - vma->start,
+                          how))
+            return false;
+    }
+    if (p->mm->def_flags & FMT_VMA_LOCKED) {
+        const uint64_t how =
+            MCL_FUTURE | (p->mm->def_flags & FMT_VMA_LOCKONFAULT ? MCL_ONFAULT : 0);
+
+        return agent_remote(t, "mlockall", SYS_mlockall, NULL, error, how);
+    }
+    return true;
+}
+
+const struct agent_aspect agent_aspect_mm = {
+    .name = "memory",
+    .plan = plan,
+    .build = build,
+    .finish = finish,
+};

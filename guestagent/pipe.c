@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Pipes and FIFOs: the ring, its capacity and what is in it.
+//
+// The agent keeps one read and one write end of each pipe until release, so that nobody sees an end
+// of file or a broken pipe in between; the descriptions of the image are opened from them.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+
+#define KEPT_FLAGS (O_NONBLOCK | O_DIRECT | O_LARGEFILE | O_APPEND)
+
+struct ends {
+    int read, write;
+    bool read_given, write_given; // a description of the image is this very end
+};
+
+static void plan(AgentRestore *r, const struct fmt_file *f)
+{
+    const struct fmt_pipe *pipe = fmt_image_by_ref(r->img, f->object, FMT_PIPE);
+    struct stat st;
+    uint64_t pid;
+    int64_t fd;
+
+    agent_file_user(r, f->rec.objref, &pid, &fd);
+    if (!pipe) {
+        agent_refuse(r, "pipe", pid, fd, "the image lacks the pipe");
+        return;
+    }
+    if (!f->path || g_str_has_prefix(f->path, "pipe:"))
+        return;
+    g_autofree char *path = agent_file_path(r, f);
+
+    if (stat(path, &st) < 0)
+        agent_refuse(r, "file-missing", pid, fd, "%s: %s", path, g_strerror(errno));
+    else if (!S_ISFIFO(st.st_mode))
+        agent_refuse(r, "file-type", pid, fd, "%s is no FIFO on this machine", path);
+}
+
+static bool write_all(int fd, const uint8_t *data, size_t size, GError **error)
+{
+    while (size > 0) {
+        const ssize_t n = write(fd, data, size);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return agent_fail_errno(error, "contents of a pipe");
+        data += n;
+        size -= n;
+    }
+    return true;
+}
+
+static bool fill(const struct fmt_pipe *pipe, int fd, GError **error)
+{
+    size_t size = 0, n_packets = 0;
+    const uint8_t *data = pipe->data ? g_bytes_get_data(pipe->data, &size) : NULL;
+    const uint32_t *packets = pipe->packets ? g_bytes_get_data(pipe->packets, &n_packets) : NULL;
+
+    if (fcntl(fd, F_SETFL, O_NONBLOCK | (packets ? O_DIRECT : 0)) < 0)
+        return agent_fail_errno(error, "pipe flags");
+    if (!packets)
+        return write_all(fd, data, size, error);
+    for (size_t i = 0; i < n_packets / sizeof *packets; i++) {
+        if (packets[i] > size)
+            return agent_fail(error, "the packets of a pipe are longer than its data");
+        if (!write_all(fd, data, packets[i], error))
+            return false;
+        data += packets[i];
+        size -= packets[i];
+    }
+    return true;
+}
+
+// Both ends of the object: a FIFO by its path, else a new pipe.
+static bool open_ends(AgentRestore *r, const struct fmt_file *f, struct ends *ends, GError **error)
+{
+    int fds[2];
+
+    if (f->path && !g_str_has_prefix(f->path, "pipe:")) {
+        g_autofree char *path = agent_file_path(r, f);
+
+        // Linux opens a FIFO for both ways without waiting for the other side.
+        fds[0] = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+        fds[1] = fds[0] < 0 ? -1 : dup(fds[0]);
+    } else if (pipe2(fds, O_CLOEXEC) < 0) {
+        fds[0] = fds[1] = -1;
+    }
+    if (fds[0] < 0 || fds[1] < 0) {
+        agent_fail_errno(error, "pipe");
+        return false;
+    }
+    ends->read = agent_fd_up(r, fds[0], error);
+    ends->write = agent_fd_up(r, fds[1], error);
+    return ends->read >= 0 && ends->write >= 0;
+}
+
+static struct ends *find(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    const struct fmt_pipe *pipe = fmt_image_by_ref(r->img, f->object, FMT_PIPE);
+    struct ends *ends = g_hash_table_lookup(r->objects, &f->object);
+
+    if (ends)
+        return ends;
+    ends = g_new0(struct ends, 1);
+    ends->read = ends->write = -1;
+    if (!open_ends(r, f, ends, error)) {
+        g_free(ends);
+        return NULL;
+    }
+    g_hash_table_insert(r->objects, (void *)&pipe->rec.objref, ends);
+    if (pipe->capacity_bytes && fcntl(ends->write, F_SETPIPE_SZ, (int)pipe->capacity_bytes) < 0) {
+        agent_fail_errno(error, "pipe of %" G_GUINT64_FORMAT " bytes", pipe->capacity_bytes);
+        return NULL;
+    }
+    return fill(pipe, ends->write, error) ? ends : NULL;
+}
+
+static int open_pipe(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    static const int access[4] = {O_RDONLY, O_RDONLY, O_WRONLY, O_RDWR};
+    const struct ends *ends = find(r, f, error);
+
+    // A description of its own for each record: status flags belong to it.
+    return ends ? agent_reopen(r, f->mode & 1 ? ends->read : ends->write,
+                               access[f->mode & 3] | (int)(f->flags & KEPT_FLAGS), error)
+                : -1;
+}
+
+const struct agent_file_kind agent_file_pipe = {
+    .kind = FMT_FILE_PIPE,
+    .name = "pipe",
+    .plan = plan,
+    .open = open_pipe,
+};

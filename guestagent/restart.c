@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Calls with a relative timeout that were cut off go on with what is left of it.
+//
+// The kernel keeps such a call in the thread's restart block, which no interface sets. So the
+// thread enters the call anew with the remaining time and finds a signal pending: the kernel backs
+// out with -ERESTART_RESTARTBLOCK and keeps the block. Then the thread gets its own registers, with
+// that result, and when it is let go the kernel turns it into restart_syscall() or, if a handler
+// runs first, into EINTR, as it would have at home.
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <linux/time_types.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include "guestagent/engine.h"
+
+#define NS_PER_S  1000000000ull
+#define NS_PER_MS 1000000ull
+
+// Memory of the program that the call writes to when it is interrupted, which it was not at home.
+struct kept {
+    uint64_t addr;
+    size_t bytes;
+};
+
+// One way to wait. `prepare` fills the arguments; the timespec at `*ts` goes to scratch address
+// `scratch`.
+struct wait_call {
+    enum fmt_restart kind;
+    long nr;
+    void (*prepare)(AgentTask *t, uint64_t scratch, struct __kernel_timespec *ts, uint64_t args[6],
+                    struct kept *kept);
+};
+
+static void prepare_sleep(AgentTask *t, uint64_t scratch, struct __kernel_timespec *ts,
+                          uint64_t args[6], struct kept *kept)
+{
+    const uint64_t left = agent_time_left(t->proc->r, t->rec->restart_ns);
+
+    *ts = (struct __kernel_timespec){left / NS_PER_S, left % NS_PER_S};
+    args[0] = t->rec->restart_clock;
+    args[1] = 0; // relative
+    args[2] = scratch;
+    args[3] = t->rec->restart_addr;
+    *kept = (struct kept){t->rec->restart_addr,
+                          t->rec->restart_addr ? sizeof(struct __kernel_timespec) : 0};
+}
+
+static void prepare_poll(AgentTask *t, uint64_t scratch, struct __kernel_timespec *ts,
+                         uint64_t args[6], struct kept *kept)
+{
+    const uint64_t left = agent_time_left(t->proc->r, t->rec->restart_ns);
+
+    args[0] = t->rec->restart_addr;
+    args[1] = t->rec->restart_arg1;
+    args[2] = MIN((left + NS_PER_MS - 1) / NS_PER_MS, (uint64_t)G_MAXINT); // never early
+    *kept = (struct kept){t->rec->restart_addr, t->rec->restart_arg1 * sizeof(struct pollfd)};
+}
+
+static void prepare_futex(AgentTask *t, uint64_t scratch, struct __kernel_timespec *ts,
+                          uint64_t args[6], struct kept *kept)
+{
+    const uint64_t flags = t->rec->restart_arg2 & (FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME);
+    const uint64_t bitset = t->rec->restart_arg3;
+
+    *ts = agent_time_deadline(t->proc->r,
+                              flags & FUTEX_CLOCK_REALTIME ? CLOCK_REALTIME : CLOCK_MONOTONIC,
+                              t->rec->restart_ns);
+    args[0] = t->rec->restart_addr;
+    args[1] = FUTEX_WAIT_BITSET | flags; // takes a deadline
+    args[2] = t->rec->restart_arg1;
+    args[3] = scratch;
+    args[5] = bitset ? bitset : FUTEX_BITSET_MATCH_ANY;
+    *kept = (struct kept){0, 0};
+}
+
+static const struct wait_call wait_calls[] = {
+    {FMT_RESTART_NANOSLEEP, SYS_clock_nanosleep, prepare_sleep},
+    {FMT_RESTART_POLL, SYS_poll, prepare_poll},
+    {FMT_RESTART_FUTEX, SYS_futex, prepare_futex},
+};
+
+static const struct wait_call *find(uint64_t kind)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(wait_calls); i++) {
+        if (wait_calls[i].kind == kind)
+            return &wait_calls[i];
+    }
+    return NULL;
+}
+
+void agent_restart_plan(AgentRestore *r)
+{
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        for (guint j = 0; j < p->tasks->len; j++) {
+            const struct fmt_task *t = ((AgentTask *)g_ptr_array_index(p->tasks, j))->rec;
+
+            if (t->restart != FMT_RESTART_NONE && !find(t->restart))
+                agent_refuse(r, "restart", p->rec->pid, -1,
+                             "thread %" G_GUINT64_FORMAT " waits in a way (%" G_GUINT64_FORMAT
+                             ") that is not supported",
+                             t->tid, t->restart);
+            if (t->restart == FMT_RESTART_POLL && t->restart_arg1 > 1 << 20)
+                agent_refuse(r, "restart", p->rec->pid, -1,
+                             "thread %" G_GUINT64_FORMAT " polls too many descriptors", t->tid);
+        }
+    }
+}
+
+bool agent_restart_arm(AgentTask *t, int64_t *ret_rax, GError **error)
+{
+    const struct wait_call *call = find(t->rec->restart);
+    const uint64_t scratch = t->proc->site.scratch;
+    struct __kernel_timespec ts = {0};
+    uint64_t args[6] = {0};
+    struct kept kept;
+
+    call->prepare(t, scratch, &ts, args, &kept);
+    g_autofree void *before = g_malloc(kept.bytes);
+
+    if (kept.bytes && !agent_remote_read(&t->tracee, kept.addr, before, kept.bytes, error))
+        return false;
+    return agent_remote_put(&t->tracee, 0, &ts, sizeof ts, NULL, error) &&
+           agent_remote_interrupted(&t->tracee, call->nr, args, ret_rax, error) &&
+           (!kept.bytes || agent_remote_write(&t->tracee, kept.addr, before, kept.bytes, error));
+}

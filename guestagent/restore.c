@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The restore engine: which aspect of a process is set when.
+
+#include "guestagent/restore.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+#include "guestagent/plan.h"
+
+/*
+ * The order of the columns build, finish and finish_task (engine.h). What it must keep:
+ *   vdso    parks first, so that all addresses of the image are free; decides its final place after
+ *           the contents have come
+ *   exe     after the mappings, before descriptors go to their places (it needs one of ours)
+ *   signal  actions before pending signals; pending before limits
+ *   cred    after all that needs privileges in the thread; clears dumpable and pdeath_signal
+ *   limit   last: nothing that we do may run into a limit of the program
+ */
+static const struct agent_aspect *const aspects[] = {
+    &agent_aspect_vdso,  &agent_aspect_mm,     &agent_aspect_exe,        &agent_aspect_fs,
+    &agent_aspect_fd,    &agent_aspect_signal, &agent_aspect_thread,     &agent_aspect_sched,
+    &agent_aspect_timer, &agent_aspect_cred,   &agent_aspect_after_cred, &agent_aspect_limit,
+    &agent_aspect_regs,
+};
+
+bool agent_fail(GError **error, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error_literal(error, AGENT_ERROR, AGENT_ERROR_FAILED, text);
+    return false;
+}
+
+bool agent_fail_errno(GError **error, const char *format, ...)
+{
+    const int saved = errno;
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error(error, AGENT_ERROR, AGENT_ERROR_FAILED, "%s: %s", text, g_strerror(saved));
+    return false;
+}
+
+AgentRestore *agent_restore_plan(FmtImage *meta, const struct agent_restore_options *opt,
+                                 GPtrArray *refusals, GPtrArray *notes, GError **error)
+{
+    AgentRestore *r = agent_restore_new(meta, opt, error);
+
+    if (!r)
+        return NULL;
+    r->refusals = refusals;
+    r->notes = notes;
+    agent_plan_machine(r);
+    agent_process_plan(r);
+    agent_files_plan(r);
+    agent_shm_plan(r);
+    agent_time_plan(r);
+    agent_restart_plan(r);
+    for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
+        if (aspects[i]->plan)
+            aspects[i]->plan(r);
+    }
+    r->refusals = NULL;
+    if (refusals->len == 0)
+        return r;
+    agent_restore_free(r);
+    g_set_error(error, AGENT_ERROR, AGENT_ERROR_REFUSED, "refused for %u reason%s", refusals->len,
+                refusals->len == 1 ? "" : "s");
+    return NULL;
+}
+
+static bool build_process(AgentProc *p, GError **error)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
+        if (aspects[i]->build && !aspects[i]->build(p, error)) {
+            g_prefix_error(error, "process %" G_GUINT64_FORMAT ", %s: ", p->rec->pid,
+                           aspects[i]->name);
+            return false;
+        }
+    }
+    return agent_process_threads(p, error);
+}
+
+bool agent_restore_build(AgentRestore *r, GError **error)
+{
+    if (!agent_files_open(r, error) || !agent_process_tree(r, error) ||
+        !agent_process_groups(r, error))
+        return false;
+    for (guint i = 0; i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->rec->state != FMT_PROC_ZOMBIE && !build_process(p, error))
+            return false;
+    }
+    return true;
+}
+
+bool agent_restore_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
+                         const void *data, uint64_t size, GError **error)
+{
+    return agent_contents(r, pages, pages->start + offset, data, size, error);
+}
+
+static bool finish_tasks(AgentProc *p, GError **error)
+{
+    for (guint i = 0; i < p->tasks->len; i++) {
+        for (size_t j = 0; j < G_N_ELEMENTS(aspects); j++) {
+            if (aspects[j]->finish_task &&
+                !aspects[j]->finish_task(g_ptr_array_index(p->tasks, i), error)) {
+                g_prefix_error(error, "process %" G_GUINT64_FORMAT ", %s: ", p->rec->pid,
+                               aspects[j]->name);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool finish_process(AgentProc *p, GError **error)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
+        if (aspects[i]->finish && !aspects[i]->finish(p, error)) {
+            g_prefix_error(error, "process %" G_GUINT64_FORMAT ", %s: ", p->rec->pid,
+                           aspects[i]->name);
+            return false;
+        }
+    }
+    return finish_tasks(p, error) && agent_timer_arm(p, error);
+}
+
+// The last calls: restart blocks, then away with the scratch memory, then the final registers.
+// The leader comes last, it unmaps for all.
+static bool settle(AgentProc *p, GError **error)
+{
+    g_autofree int64_t *rax = g_new0(int64_t, p->tasks->len);
+
+    for (guint i = p->tasks->len; i-- > 0;) {
+        AgentTask *t = g_ptr_array_index(p->tasks, i);
+        const bool armed = t->rec->restart != FMT_RESTART_NONE;
+
+        if (armed && !agent_restart_arm(t, &rax[i], error))
+            return false;
+        // These do not touch a restart block that is armed.
+        if (i == 0 && !agent_remote(&t->tracee, "munmap", SYS_munmap, NULL, error, p->site.scratch,
+                                    p->site.scratch_bytes))
+            return false;
+        if ((!armed || i == 0) && !agent_remote_settle(&t->tracee, error))
+            return false;
+    }
+    for (guint i = 0; i < p->tasks->len; i++) {
+        AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        if (!agent_regs_set(t, t->rec->restart != FMT_RESTART_NONE ? &rax[i] : NULL, error))
+            return false;
+    }
+    return true;
+}
+
+bool agent_restore_finish(AgentRestore *r, GError **error)
+{
+    for (guint i = 0; i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->rec->state == FMT_PROC_ZOMBIE && !agent_process_zombie(p, error))
+            return false;
+    }
+    for (guint i = 0; i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->rec->state != FMT_PROC_ZOMBIE && !finish_process(p, error))
+            return false;
+    }
+    if (!agent_shm_seal(r, error))
+        return false;
+    for (guint i = 0; i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->rec->state != FMT_PROC_ZOMBIE && !settle(p, error))
+            return false;
+    }
+    return true;
+}
+
+static void close_all(AgentRestore *r)
+{
+    agent_files_close(r);
+    if (r->own_scratch)
+        munmap(r->own_scratch, AGENT_SCRATCH_BYTES);
+}
+
+bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error)
+{
+    g_autoptr(GArray) pids = g_array_new(false, false, sizeof(pid_t));
+
+    if (!agent_process_release_reaper(r, error))
+        return false;
+    // From the first detach on there is no way back: go through to the end.
+    for (guint i = 0; i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
+        const pid_t pid = agent_leader(p)->tracee.tid;
+
+        g_array_append_val(pids, pid);
+        if (p->rec->state == FMT_PROC_ZOMBIE)
+            continue;
+        if (p->rec->state == FMT_PROC_STOPPED)
+            kill(pid, SIGSTOP);
+        for (guint j = 0; j < p->tasks->len; j++) {
+            const AgentTask *t = g_ptr_array_index(p->tasks, j);
+
+            // It can only have been killed, by someone who may.
+            if (ptrace(PTRACE_DETACH, t->tracee.tid, NULL, NULL) < 0)
+                agent_note(r, "killed", p->rec->pid, -1,
+                           "thread %" G_GUINT64_FORMAT " was gone before it was let go",
+                           t->rec->tid);
+        }
+    }
+    close_all(r);
+    agent_restore_free(r);
+    if (ret_pids)
+        *ret_pids = g_steal_pointer(&pids);
+    return true;
+}
+
+void agent_restore_abort(AgentRestore *r)
+{
+    if (!r)
+        return;
+    agent_process_kill(r);
+    agent_contents_undo(r);
+    close_all(r);
+    agent_restore_free(r);
+}

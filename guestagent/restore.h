@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Turns a process image into live processes of this machine.
+#pragma once
+
+#include "formats/image.h"
+#include "guestagent/error.h"
+
+/*
+ * The life of a restore, in this order:
+ *
+ *   plan      checks the image against this machine and touches nothing
+ *   build     makes the processes, threads, mappings and descriptors, all ptrace-stopped
+ *   pages     writes contents, piece by piece, as the stream brings them
+ *   finish    registers, signals, credentials: "prepared", still stopped
+ *   release   lets the processes go; they belong to init from here on
+ *
+ * agent_restore_abort() undoes everything at any point before release; so does the death of the
+ * agent (PTRACE_O_EXITKILL). Every function that fails leaves the object in a state in which only
+ * agent_restore_abort() may be called.
+ *
+ * The caller must be single-threaded and must not wait for children with waitpid(-1) in between.
+ */
+typedef struct AgentRestore AgentRestore;
+
+struct agent_restore_options {
+    bool new_pid_namespace; // keep the pids, in a pid namespace of their own with a reaper as pid 1
+    // How long ago the source was paused, by the clock of who moves the process (nanoseconds); the
+    // process finds its clocks advanced by that much. -1: unknown, or the image comes from a file:
+    // CLOCK_MONOTONIC goes on where it was, as after a suspend.
+    int64_t elapsed_ns;
+};
+
+// Why an image cannot be restored here, or what will be different (a note). Free with
+// agent_refusal_free.
+struct agent_refusal {
+    char *kind;   // short name, e.g. "file-missing"
+    uint64_t pid; // process in the image, 0 for none
+    int64_t fd;   // descriptor of that process, -1 for none
+    char *text;   // one sentence
+};
+void agent_refusal_free(struct agent_refusal *refusal); // NULL-safe
+// A list that frees its struct agent_refusal.
+GPtrArray *agent_refusal_list_new(void);
+
+// Checks everything that can be checked beforehand. Adds every reason against it to `refusals` and
+// every harmless difference to `notes`; with at least one refusal it fails with
+// AGENT_ERROR_REFUSED. `meta` needs no page contents; a reference is taken. `notes` must stay valid
+// for as long as the object (later steps add to it).
+AgentRestore *agent_restore_plan(FmtImage *meta, const struct agent_restore_options *opt,
+                                 GPtrArray *refusals, GPtrArray *notes, GError **error);
+
+bool agent_restore_build(AgentRestore *r, GError **error);
+
+// `size` bytes of contents at `offset` from the start of `pages`; data is NULL for zero pages.
+// DATA and ZERO are written, CLEAN is compared with the file on this machine.
+bool agent_restore_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
+                         const void *data, uint64_t size, GError **error);
+
+bool agent_restore_finish(AgentRestore *r, GError **error);
+
+// Lets go of all processes and frees the object. `pids` (of pid_t) receives the processes as the
+// agent sees them, root first; owned by the caller, may be NULL.
+bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error);
+
+// Kills what was built and frees the object; NULL-safe.
+void agent_restore_abort(AgentRestore *r);
