@@ -188,7 +188,7 @@ static bool xa_walk_node(struct xa_walk *w, struct gva node, struct gva parent, 
         unsigned order = shift + g_bit_nth_msf(n_siblings + 1, -1);
         uint64_t index_last = index + (((uint64_t)n_siblings + 1) << shift) - 1;
 
-        if (i && index < base) // beyond 2^64 in the topmost node
+        if (i && index <= base) // beyond 2^64 in the topmost node
             break;
         if (index > w->last)
             break;
