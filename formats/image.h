@@ -26,7 +26,8 @@ enum fmt_error {
     FMT_ERROR_TRUNCATED, // ends before TAIL
     FMT_ERROR_CORRUPT,   // a checksum, length or reference is wrong; the message has the offset
     FMT_ERROR_IO,
-    FMT_ERROR_LIMIT, // more or larger records than a sane image has
+    FMT_ERROR_LIMIT,  // more or larger records than a sane image has
+    FMT_ERROR_ABSENT, // the image does not have what was asked for
 };
 
 #define FMT_PAGE_BYTES 4096u

@@ -83,6 +83,14 @@ static bool open_temp(FmtOutfile *out, GError **error)
     return fmt_set_write_error(error, out->path, errno);
 }
 
+char *fmt_size_text(uint64_t bytes)
+{
+    g_autofree char *text = g_format_size_full(bytes, G_FORMAT_SIZE_IEC_UNITS);
+    g_auto(GStrv) parts = g_strsplit(text, "\u00a0", -1);
+
+    return g_strjoinv(" ", parts);
+}
+
 static bool have_room(const FmtOutfile *out, uint64_t size_bytes, GError **error)
 {
     struct statvfs fs;
@@ -91,11 +99,10 @@ static bool have_room(const FmtOutfile *out, uint64_t size_bytes, GError **error
         return true;
 
     int errnum = errno;
-    g_autofree char *want = g_format_size_full(size_bytes, G_FORMAT_SIZE_IEC_UNITS);
+    g_autofree char *want = fmt_size_text(size_bytes);
     fmt_set_write_error(error, out->path, errnum);
     if (fstatvfs(out->fd, &fs) == 0) {
-        g_autofree char *have =
-            g_format_size_full((uint64_t)fs.f_bavail * fs.f_frsize, G_FORMAT_SIZE_IEC_UNITS);
+        g_autofree char *have = fmt_size_text((uint64_t)fs.f_bavail * fs.f_frsize);
 
         g_prefix_error(error, "%s are needed in %s, %s are free: ", want, out->folder, have);
     }

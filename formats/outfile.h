@@ -27,3 +27,6 @@ bool fmt_outfile_commit(FmtOutfile *out, GError **error);
 // Sets an FMT_ERROR_IO for errno after a write of path failed; says what to do where there is no
 // room. Returns false.
 bool fmt_set_write_error(GError **error, const char *path, int errnum);
+
+// "1.5 GiB", with a plain space. To be freed by the caller.
+char *fmt_size_text(uint64_t bytes);
