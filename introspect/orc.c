@@ -129,13 +129,25 @@ bool intro_unwind(IntroKernel *k, struct gva task, struct gva user_regs, struct 
     return true;
 }
 
-bool intro_chain_has(const struct intro_chain *chain, const char *function)
+static bool is_function(const char *name, const char *function)
 {
     size_t len = strlen(function);
 
+    return strncmp(name, function, len) == 0 && (name[len] == '\0' || name[len] == '.');
+}
+
+bool intro_chain_has(const struct intro_chain *chain, const char *function)
+{
     for (unsigned i = 0; i < chain->n; i++)
-        if (strncmp(chain->function[i], function, len) == 0 &&
-            (chain->function[i][len] == '\0' || chain->function[i][len] == '.'))
+        if (is_function(chain->function[i], function))
+            return true;
+    return false;
+}
+
+bool intro_chain_calls(const struct intro_chain *chain, const char *caller, const char *callee)
+{
+    for (unsigned i = 1; i < chain->n; i++)
+        if (is_function(chain->function[i], caller) && is_function(chain->function[i - 1], callee))
             return true;
     return false;
 }

@@ -21,3 +21,6 @@ bool intro_unwind(IntroKernel *k, struct gva task, struct gva user_regs, struct 
 // Whether a function of this name is in the chain; the names that the compiler makes of it
 // (.isra.0, .cold ...) count as well.
 bool intro_chain_has(const struct intro_chain *chain, const char *function);
+
+// Whether caller called callee directly.
+bool intro_chain_calls(const struct intro_chain *chain, const char *caller, const char *callee);

@@ -27,16 +27,23 @@
 #define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
 #define NR_SIGTIMEDWAIT    128
 
-// Functions in which a thread waits at the boundary to user mode, with nothing taken off its signal
-// queues.
-static const char *const boundary[] = {
-    "exit_to_user_mode_loop", // since 5.11, inlined into its callers by some compilers
-    "exit_to_user_mode_prepare", "irqentry_exit_to_user_mode", "syscall_exit_to_user_mode",
-    "prepare_exit_to_usermode",  "exit_to_usermode_loop",
+// Who gives up the CPU at the boundary to user mode, with nothing taken off the signal queues: on
+// the way out after a preemption, or within get_signal() for a stop. Compilers inline some of them
+// into their callers.
+static const struct {
+    const char *caller, *callee;
+} boundary[] = {
+    {"exit_to_user_mode_loop", "schedule"}, // since 5.11
+    {"exit_to_user_mode_prepare", "schedule"},
+    {"irqentry_exit_to_user_mode", "schedule"},
+    {"syscall_exit_to_user_mode", "schedule"},
+    {"exit_to_usermode_loop", "schedule"}, // before 5.8
+    {"get_signal", "do_signal_stop"},      // SIGSTOP and the like
+    {"get_signal", "do_jobctl_trap"},      // the stop that a tracer asks for
+    {"get_signal", "ptrace_do_notify"},    // the same, inlined
+    {"get_signal", "do_freezer_trap"},     // cgroup freezer
+    {"get_signal", "schedule"},            // the same, inlined
 };
-
-// Stops within get_signal(): a signal may be stopped for, but none is on its way to a handler.
-static const char *const stops[] = {"do_signal_stop", "do_jobctl_trap", "do_freezer_trap"};
 
 // Delivery of a signal: taken off the queue, frame perhaps half written.
 static const char *const delivery[] = {"get_signal", "arch_do_signal_or_restart", "do_signal",
@@ -76,6 +83,14 @@ static bool busy(const struct park *p, GError **error, const char *what)
     return false;
 }
 
+static bool is_at_boundary(const struct intro_chain *chain)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(boundary); i++)
+        if (intro_chain_calls(chain, boundary[i].caller, boundary[i].callee))
+            return true;
+    return false;
+}
+
 static bool in_system_call(const struct park *p)
 {
     return (int64_t)p->regs.orig_ax >= 0;
@@ -104,17 +119,15 @@ static bool park_in_call(struct park *p, GError **error)
 
 static bool park_off_cpu(struct park *p, GError **error)
 {
-    bool stopped = CHAIN_HAS_ANY(&p->chain, stops);
-
-    if (!stopped && CHAIN_HAS_ANY(&p->chain, delivery))
-        return busy(p, error, "is being delivered a signal");
-    if (stopped || (p->chain.complete && CHAIN_HAS_ANY(&p->chain, boundary))) {
+    if (is_at_boundary(&p->chain)) {
         p->rec->state = p->frozen ? FMT_TASK_FROZEN : FMT_TASK_PREEMPTED;
         if (in_system_call(p))
             return intro_syscall_finish(p->c, p->task, p->mm, &p->regs, p->frozen, p->rec, error);
         p->rec->orig_rax = UINT64_MAX;
         return true;
     }
+    if (CHAIN_HAS_ANY(&p->chain, delivery))
+        return busy(p, error, "is being delivered a signal");
     if (in_system_call(p))
         return park_in_call(p, error);
     if (p->chain.complete && CHAIN_HAS_ANY(&p->chain, page_fault)) {

@@ -320,9 +320,13 @@ bool intro_syscall_finish(struct intro_ctx *c, struct gva task, struct gva mm,
 
     if (result == -ERESTART_RESTARTBLOCK)
         return use_block(&e, task, error);
-    if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND ||
-        (frozen && result == -EINTR && e.call && e.call->class == WAIT))
-        enter_again(regs, rec);
+    // Whether the call is restarted or fails with EINTR depends on the signal that will be
+    // delivered first: the registers stay as they are, and the kernel that the thread goes on in
+    // decides.
+    if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND)
+        return true;
+    if (frozen && result == -EINTR && e.call && e.call->class == WAIT)
+        rec->rax = (uint64_t)-ERESTARTNOHAND;
     else
         rec->orig_rax = UINT64_MAX; // finished: there is nothing to restart any more
     return true;
