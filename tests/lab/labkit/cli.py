@@ -122,8 +122,8 @@ def parser():
                           "(write it with a slash) that holds vmlinuz and lib/modules")
     sub.add_argument("--memory", type=_positive, default=512, metavar="MiB", help="default 512")
     sub.add_argument("--cpus", type=_positive, default=1, metavar="N", help="default 1")
-    sub.add_argument("--cpu", default="max", metavar="MODEL",
-                     help="QEMU's CPU model, such as max,-avx512f (default: max)")
+    sub.add_argument("--cpu", metavar="MODEL",
+                     help="QEMU's CPU model, such as max,-avx2 (default: all that works)")
     sub.add_argument("--overlay", action="append", default=[], metavar="DIR",
                      help="copy this directory tree over the guest's /")
     sub.add_argument("--program", action="append", default=[], metavar="HOSTPATH[=GUESTPATH]",
