@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The host's side of the agent protocol.
+#pragma once
+
+#include "cli/cli.h"
+#include "formats/image.h"
+#include "guestagent/protocol.h"
+#include "vmm/machine.h"
+
+#define CLI_AGENT_TIMEOUT_S 10.0
+
+/*
+ * A CliAgent is one session with the agent of one guest. Freeing it hangs up: the agent then undoes
+ * what the session did, but for what was held, released or finished.
+ *
+ * Every function waits for the agent's answer and fails with
+ *   CLI_ERROR_AGENT        it does not answer for the timeout, or breaks the protocol
+ *   CLI_ERROR_REFUSED      it refuses; the reasons (char *) were added to `reasons`
+ *   CLI_ERROR_FAILED       it tried and failed; everything is as before
+ *   CLI_ERROR_INTERRUPTED  a signal came
+ * Messages begin with the target's name.
+ */
+typedef struct CliAgent CliAgent;
+
+struct cli_agent_info {
+    const char *version, *release, *hostname; // borrowed from the CliAgent
+    int64_t agent_pid;
+    const char *held; // what it keeps for a move that was interrupted; NULL for nothing
+};
+
+CliAgent *cli_agent_connect(struct cli *cli, VmmMachine *vm, const char *target, int64_t timeout_ms,
+                            GError **error);
+void cli_agent_free(CliAgent *a); // NULL-safe
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CliAgent, cli_agent_free)
+
+const struct cli_agent_info *cli_agent_info(const CliAgent *a);
+
+struct cli_agent_restore_options {
+    bool new_pid_namespace;
+    int64_t elapsed_ns; // since the capture; -1: not known
+};
+
+// Sends the image; done when everything is restored and stopped. Differences that
+// do no harm are added to notes (char *).
+bool cli_agent_restore(CliAgent *a, const FmtImage *img,
+                       const struct cli_agent_restore_options *options, GPtrArray *notes,
+                       GPtrArray *reasons, GError **error);
+// From now on the agent keeps what is prepared though we vanish. `note` names it for people.
+bool cli_agent_hold(CliAgent *a, const char *note, GError **error);
+// pids (uint32_t), root first, as the guest sees them.
+bool cli_agent_release(CliAgent *a, GArray *ret_pids, GError **error);
+bool cli_agent_abort(CliAgent *a, GError **error);
+
+// tracer_pid is what a capture takes as frozen_by.
+bool cli_agent_freeze(CliAgent *a, uint32_t pid, GArray *ret_pids, uint32_t *ret_tracer_pid,
+                      GPtrArray *reasons, GError **error);
+bool cli_agent_thaw(CliAgent *a, GError **error);
+bool cli_agent_finish(CliAgent *a, GError **error);

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The pause loop: takes a process tree at a moment at which all its threads are at a safe point.
+#pragma once
+
+#include "cli/guest.h"
+#include "formats/image.h"
+#include "introspect/capture.h"
+
+#define CLI_CAPTURE_DEADLINE_S 2.0
+
+struct cli_capture_stats {
+    uint64_t pause_ns; // of the take that succeeded; 0 where the guest was left or found paused
+    int64_t taken_ns;  // CLOCK_MONOTONIC of the host at that pause
+    unsigned n_takes;  // pauses that it needed
+    uint64_t n_pages;  // with contents
+};
+
+// With what is left of a guest that was paused: --leave-paused.
+enum cli_after { CLI_AFTER_RESUME, CLI_AFTER_LEAVE_PAUSED };
+
+// On CLI_ERROR_REFUSED the reasons (char *) were added to `reasons`. The guest runs again when this
+// returns, unless it was paused before or is to be left so.
+FmtImage *cli_capture(struct cli *cli, struct cli_guest *guest,
+                      const struct intro_capture_options *options, int64_t deadline_ms,
+                      enum cli_after after, struct cli_capture_stats *ret, GPtrArray *reasons,
+                      GError **error);
+
+// Adds pause_ms, pages ... to a JSON object.
+void cli_capture_add_json(const struct cli_capture_stats *stats, struct json_object *obj);

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// vmgraft capture: a process tree of a guest becomes an image.
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/capture.h"
+#include "cli/output.h"
+#include "cli/signals.h"
+#include "formats/stream.h"
+
+struct options {
+    char *output;
+    char **allow;
+    gboolean forensic, leave_paused;
+    double deadline;
+    uint32_t pid;
+    int64_t deadline_ms;
+};
+
+static bool check(struct cli *cli, struct options *o, GError **error)
+{
+    if (!o->output) {
+        g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE,
+                    "where to? -o FILE, or -o - for standard output");
+        return false;
+    }
+    if (cli->json && strcmp(o->output, "-") == 0) {
+        g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE, "--json and -o - both want standard output");
+        return false;
+    }
+    return cli_parse_pid(cli->operands[1], &o->pid, error) &&
+           cli_check_seconds(o->deadline, "--deadline", &o->deadline_ms, error);
+}
+
+static void report(struct cli *cli, const struct options *o, const struct cli_capture_stats *stats,
+                   const FmtImage *img)
+{
+    uint64_t bytes = fmt_encoded_size(img);
+    g_autofree char *size = cli_format_bytes(bytes);
+
+    if (cli->json) {
+        struct json_object *obj = json_object_new_object();
+
+        json_object_object_add(obj, "result", json_object_new_string("captured"));
+        json_object_object_add(obj, "pid", json_object_new_int64(o->pid));
+        json_object_object_add(obj, "file", json_object_new_string(o->output));
+        json_object_object_add(obj, "bytes", json_object_new_uint64(bytes));
+        cli_capture_add_json(stats, obj);
+        cli_print_json(obj);
+        return;
+    }
+    if (stats->pause_ns > 0)
+        cli_note(cli, "pid %u: paused %.1f ms, %" G_GUINT64_FORMAT " pages, %s to %s", o->pid,
+                 (double)stats->pause_ns / 1e6, stats->n_pages, size, o->output);
+    else
+        cli_note(cli, "pid %u: guest stays paused, %" G_GUINT64_FORMAT " pages, %s to %s", o->pid,
+                 stats->n_pages, size, o->output);
+}
+
+static void report_losses(const FmtImage *img)
+{
+    struct fmt_note *note;
+
+    for (size_t i = 0; FMT_NEXT(img, NOTE, i, note); i++) {
+        if (note->level != FMT_NOTE_INFO)
+            cli_warn("%s: %s", note->kind, note->text);
+    }
+}
+
+static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GError **error)
+{
+    g_auto(cli_guest) guest = {0};
+    g_autoptr(CliOutput) out = cli_output_open(o->output, error);
+    g_autoptr(GPtrArray) allow = g_ptr_array_new();
+    g_autoptr(FmtImage) img = NULL;
+    struct cli_capture_stats stats;
+
+    for (char **kind = o->allow; kind && *kind; kind++)
+        g_ptr_array_add(allow, *kind);
+    if (!out || !cli_guest_open(cli, cli->operands[0], &guest, error))
+        return false;
+
+    struct intro_capture_options options = {
+        .pid = o->pid,
+        .forensic = o->forensic,
+        .allow = allow,
+        .source = guest.target,
+    };
+
+    cli_signals_hold(cli);
+    img = cli_capture(cli, &guest, &options, o->deadline_ms,
+                      o->leave_paused ? CLI_AFTER_LEAVE_PAUSED : CLI_AFTER_RESUME, &stats, reasons,
+                      error);
+    if (!img || !cli_output_write(out, cli, img, error))
+        return false;
+    report(cli, o, &stats, img);
+    report_losses(img);
+    return true;
+}
+
+static enum cli_exit run(struct cli *cli, int argc, char **argv)
+{
+    struct options o = {.deadline = CLI_CAPTURE_DEADLINE_S};
+    const GOptionEntry entries[] = {
+        {"output", 'o', 0, G_OPTION_ARG_FILENAME, &o.output, "The image; - is standard output",
+         "FILE"},
+        {"forensic", 0, 0, G_OPTION_ARG_NONE, &o.forensic,
+         "Refuse nothing, record all as found (cannot be restored)", NULL},
+        {"leave-paused", 0, 0, G_OPTION_ARG_NONE, &o.leave_paused, "Do not let the guest go on",
+         NULL},
+        {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.allow,
+         "Accept to lose this kind of thing, as named by a refusal", "KIND"},
+        {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &o.deadline,
+         "Give up when no moment within this time was safe (default 2)", "SECONDS"},
+        {NULL},
+    };
+    g_autoptr(GPtrArray) reasons = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GError) error = NULL;
+    enum cli_exit exit;
+
+    if (cli_parse(cli, entries, argc, argv, &exit)) {
+        if (check(cli, &o, &error) && capture(cli, &o, reasons, &error))
+            exit = cli_done(cli);
+        else
+            exit = cli_fail_refused(cli, error, reasons);
+    }
+    g_free(o.output);
+    g_strfreev(o.allow);
+    return exit;
+}
+
+const struct cli_command cli_cmd_capture = {
+    .name = "capture",
+    .operands = "TARGET PID -o FILE",
+    .min_operands = 2,
+    .max_operands = 2,
+    .has_json = true,
+    .summary = "Take an image of a process and its descendants",
+    .about =
+        "The guest is paused for some milliseconds, at a moment at which every thread is where\n"
+        "it can be taken; then it and the process go on. Needs no agent. What reaches outside\n"
+        "of the process tree is refused, unless --allow names its kind. FILE appears when it\n"
+        "is complete, or not at all.",
+    .examples = "  vmgraft capture qmp:/run/a.sock 1234 -o job.vmg\n"
+                "  vmgraft capture qmp:/run/a.sock 1234 -o - | zstd > job.vmg.zst\n"
+                "  vmgraft capture qmp:/run/a.sock 1234 --forensic -o suspect.vmg",
+    .run = run,
+};

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A move from guest to guest as a two-phase commit: at every point of failure one copy lives.
+#include "cli/move.h"
+
+#include <string.h>
+
+#include "cli/agent_client.h"
+#include "cli/signals.h"
+#include "formats/stream.h"
+#include "introspect/process.h"
+
+#define SETTLE_LOOKS    50
+#define SETTLE_EVERY_US 200000
+
+enum phase {
+    PHASE_BEGUN,
+    PHASE_FROZEN,    // the source stands still
+    PHASE_BUILDING,  // the target may have a part of it
+    PHASE_HELD,      // the target has all of it, and keeps it
+    PHASE_FINISHING, // FINISH was sent
+    PHASE_FINISHED,  // the original is dead
+};
+
+struct move {
+    struct cli *cli;
+    const struct cli_move_options *options;
+    const char *source_name, *target_name;
+    cli_guest source;
+    VmmMachine *target;
+    CliAgent *source_agent, *target_agent; // source_agent is NULL for a copy
+    enum phase phase;
+    GArray *pids; // uint32_t, of the original tree
+    uint32_t tracer_pid;
+    int64_t still_since_ns;
+    FmtImage *img;
+    GPtrArray *reasons;
+    struct cli_move_result *result;
+};
+
+static bool refuse(struct move *m, GError **error, const char *reason)
+{
+    g_ptr_array_add(m->reasons, g_strdup(reason));
+    g_set_error(error, CLI_ERROR, CLI_ERROR_REFUSED,
+                "%s: the process cannot be moved:", m->source_name);
+    return false;
+}
+
+static bool connect_source_agent(struct move *m, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (vmm_machine_is_paused(m->source.vm))
+        return refuse(m, error,
+                      "source-paused: the source guest is paused, so its agent cannot end the "
+                      "original: let it run or pass --copy");
+    m->source_agent =
+        cli_agent_connect(m->cli, m->source.vm, m->source_name, m->options->timeout_ms, &why);
+    if (m->source_agent)
+        return true;
+    if (g_error_matches(why, CLI_ERROR, CLI_ERROR_INTERRUPTED)) {
+        g_propagate_error(error, g_steal_pointer(&why));
+        return false;
+    }
+    cli_warn("%s", why->message);
+    return refuse(m, error,
+                  "source-agent: the source guest runs no agent that could end the original: "
+                  "start one or pass --copy");
+}
+
+static bool open_both(struct move *m, GError **error)
+{
+    struct cli *cli = m->cli;
+
+    if (strcmp(m->source_name, m->target_name) == 0) {
+        g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE, "source and target are the same guest");
+        return false;
+    }
+    m->target = vmm_machine_open(m->target_name, error);
+    if (!m->target || !cli_guest_open(cli, m->source_name, &m->source, error))
+        return false;
+    cli_signals_hold(cli);
+    if (!m->options->copy && !connect_source_agent(m, error))
+        return false;
+    m->target_agent =
+        cli_agent_connect(cli, m->target, m->target_name, m->options->timeout_ms, error);
+    return m->target_agent != NULL;
+}
+
+static bool freeze(struct move *m, GError **error)
+{
+    if (m->options->copy)
+        return true;
+    if (!cli_agent_freeze(m->source_agent, m->options->pid, m->pids, &m->tracer_pid, m->reasons,
+                          error))
+        return false;
+    m->still_since_ns = cli_now_ns();
+    m->phase = PHASE_FROZEN;
+    cli_debug(m->cli, "%s: %u processes are frozen", m->source_name, m->pids->len);
+    return true;
+}
+
+static bool capture(struct move *m, GError **error)
+{
+    const struct intro_capture_options options = {
+        .pid = m->options->pid,
+        .allow = m->options->allow,
+        .frozen_by = m->tracer_pid,
+        .source = m->source_name,
+    };
+
+    m->img = cli_capture(m->cli, &m->source, &options, m->options->deadline_ms, CLI_AFTER_RESUME,
+                         &m->result->capture, m->reasons, error);
+    if (!m->img)
+        return false;
+    if (m->options->copy)
+        m->still_since_ns = m->result->capture.taken_ns;
+    m->result->image_bytes = fmt_encoded_size(m->img);
+    cli_debug(m->cli, "%s: paused %.1f ms", m->source_name,
+              (double)m->result->capture.pause_ns / 1e6);
+    return true;
+}
+
+static bool restore(struct move *m, GError **error)
+{
+    const struct cli_agent_restore_options options = {
+        .new_pid_namespace = m->options->new_pid_namespace,
+        .elapsed_ns = cli_now_ns() - m->result->capture.taken_ns,
+    };
+
+    m->phase = PHASE_BUILDING;
+    return cli_agent_restore(m->target_agent, m->img, &options, m->result->notes, m->reasons,
+                             error);
+}
+
+static bool hold(struct move *m, GError **error)
+{
+    g_autofree char *note = NULL;
+
+    if (m->options->copy)
+        return true;
+    note = g_strdup_printf("pid %u of %s", m->options->pid, m->source_name);
+    // Ctrl-C that has come by now stops the move for the last time.
+    if (!cli_agent_hold(m->target_agent, note, error) || cli_signals_check(m->cli, error))
+        return false;
+    m->phase = PHASE_HELD;
+    return true;
+}
+
+/* ---- beyond the point of no return ---- */
+
+enum fate { FATE_DEAD, FATE_LIVES, FATE_UNKNOWN };
+
+// One look from outside at what has become of the original.
+static enum fate look(struct move *m)
+{
+    g_autoptr(GPtrArray) list = NULL;
+    enum fate fate = FATE_DEAD;
+
+    if (!cli_guest_pause(&m->source, NULL))
+        return FATE_UNKNOWN;
+    list = intro_list_processes(m->source.kernel, false, NULL);
+    if (!vmm_machine_resume(m->source.vm, NULL) || !list)
+        return FATE_UNKNOWN;
+    for (guint i = 0; i < list->len; i++) {
+        const struct intro_process *p = g_ptr_array_index(list, i);
+
+        for (guint j = 0; j < m->pids->len; j++) {
+            if (p->pid != g_array_index(m->pids, uint32_t, j) || strchr("ZX", p->state))
+                continue;
+            fate = p->state == 't' && fate == FATE_DEAD ? FATE_UNKNOWN : FATE_LIVES;
+        }
+    }
+    return fate;
+}
+
+// FINISH was not answered. The agent obeys it or, when it finds us gone, lets the tree go on: which
+// of the two is to be seen in the guest's memory.
+static enum fate settle(struct move *m)
+{
+    enum fate fate = FATE_UNKNOWN;
+
+    g_clear_pointer(&m->source_agent, cli_agent_free);
+    for (int i = 0; i < SETTLE_LOOKS && fate == FATE_UNKNOWN; i++) {
+        g_usleep(SETTLE_EVERY_US);
+        fate = look(m);
+    }
+    return fate;
+}
+
+static bool finish(struct move *m, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (m->options->copy)
+        return true;
+    m->cli->committed = true;
+    m->phase = PHASE_FINISHING;
+    if (cli_agent_finish(m->source_agent, &why)) {
+        m->phase = PHASE_FINISHED;
+        return true;
+    }
+    cli_warn("%s", why->message);
+    switch (settle(m)) {
+    case FATE_DEAD:
+        cli_note(m->cli, "%s: the original is dead all the same: the move goes on", m->source_name);
+        m->phase = PHASE_FINISHED;
+        return true;
+    case FATE_LIVES:
+        m->phase = PHASE_HELD;
+        g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
+                    "%s: the agent did not end the original, which lives on", m->source_name);
+        return false;
+    case FATE_UNKNOWN:
+        break;
+    }
+    g_set_error(
+        error, CLI_ERROR, CLI_ERROR_FAILED,
+        "%s: it is not known whether the original is dead; %s holds the copy, stopped. Look "
+        "with 'vmgraft ps %s', then 'vmgraft agent release %s' if it is dead, 'vmgraft "
+        "agent abort %s' if it lives",
+        m->source_name, m->target_name, m->source_name, m->target_name, m->target_name);
+    return false;
+}
+
+// The original is dead and the target does not answer: once more, on a new channel.
+static bool release_again(struct move *m, GError **error)
+{
+    g_clear_pointer(&m->target_agent, cli_agent_free);
+    m->target_agent =
+        cli_agent_connect(m->cli, m->target, m->target_name, m->options->timeout_ms, error);
+    return m->target_agent && cli_agent_info(m->target_agent)->held &&
+           cli_agent_release(m->target_agent, m->result->pids, error);
+}
+
+// The last copy that is certain is the one in our memory: it becomes a file.
+static void rescue(struct move *m)
+{
+    g_autofree char *path = g_strdup_printf("vmgraft-rescue-%u.vmg", m->options->pid);
+    g_autoptr(GError) error = NULL;
+
+    if (fmt_save(m->img, path, NULL, NULL, &error))
+        cli_warn("the process was saved as %s: 'vmgraft restore' brings it back", path);
+    else
+        cli_warn("the process could not be saved either: %s", error->message);
+}
+
+static bool release(struct move *m, GError **error)
+{
+    g_autoptr(GError) why = NULL, again = NULL;
+
+    if (cli_agent_release(m->target_agent, m->result->pids, &why))
+        return true;
+    if (m->options->copy) {
+        g_propagate_error(error, g_steal_pointer(&why));
+        return false;
+    }
+    cli_warn("%s", why->message);
+    if (release_again(m, &again))
+        return true;
+    g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
+                "%s: the original is dead, and whether the copy runs here is not known: look with "
+                "'vmgraft ps %s'",
+                m->target_name, m->target_name);
+    rescue(m);
+    return false;
+}
+
+/* ---- the way back ---- */
+
+// Up to PHASE_HELD everything can be undone; from then on nothing is.
+static void roll_back(struct move *m)
+{
+    bool clean = true;
+
+    if (m->phase >= PHASE_FINISHING)
+        return;
+    if (m->phase >= PHASE_BUILDING && !cli_agent_abort(m->target_agent, NULL)) {
+        clean = false;
+        cli_warn("%s: the agent does not confirm that nothing is left there%s%s", m->target_name,
+                 m->phase == PHASE_HELD ? "; when it answers again: vmgraft agent abort "
+                                        : "; it cleans up as soon as it notices that we are gone",
+                 m->phase == PHASE_HELD ? m->target_name : "");
+    }
+    if (m->phase >= PHASE_FROZEN && (!m->source_agent || !cli_agent_thaw(m->source_agent, NULL))) {
+        clean = false;
+        cli_warn("%s: the agent does not confirm that the process goes on; it lets it go as soon "
+                 "as it notices that we are gone",
+                 m->source_name);
+    }
+    if (clean && m->phase >= PHASE_FROZEN)
+        cli_note(m->cli, "the process goes on in %s; nothing is left in %s", m->source_name,
+                 m->target_name);
+}
+
+void cli_move_result_clear(struct cli_move_result *r)
+{
+    g_clear_pointer(&r->pids, g_array_unref);
+    g_clear_pointer(&r->notes, g_ptr_array_unref);
+}
+
+bool cli_move(struct cli *cli, const char *source, const char *target,
+              const struct cli_move_options *options, struct cli_move_result *ret,
+              GPtrArray *reasons, GError **error)
+{
+    static bool (*const steps[])(struct move * m, GError * *error) = {
+        open_both, freeze, capture, restore, hold, finish, release,
+    };
+    struct move m = {
+        .cli = cli,
+        .options = options,
+        .source_name = source,
+        .target_name = target,
+        .pids = g_array_new(FALSE, FALSE, sizeof(uint32_t)),
+        .reasons = reasons,
+        .result = ret,
+    };
+    int64_t start_ns = cli_now_ns();
+    bool ok = true;
+
+    ret->pids = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+    ret->notes = g_ptr_array_new_with_free_func(g_free);
+    for (size_t i = 0; i < G_N_ELEMENTS(steps) && ok; i++)
+        ok = steps[i](&m, error);
+    if (!ok)
+        roll_back(&m);
+    ret->still_ns = cli_now_ns() - m.still_since_ns;
+    ret->total_ns = cli_now_ns() - start_ns;
+
+    cli_agent_free(m.source_agent);
+    cli_agent_free(m.target_agent);
+    fmt_image_unref(m.img);
+    g_array_unref(m.pids);
+    vmm_machine_unref(m.target);
+    cli_guest_clear(&m.source);
+    return ok;
+}
