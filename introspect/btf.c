@@ -122,10 +122,11 @@ static bool find_member(const struct btf_types *b, const struct btf_type *t, con
 {
     if (depth > MAX_DEPTH || !btf_is_composite(t))
         return false;
-    for (unsigned i = 0; i < btf_vlen(t) && *f->steps_left > 0; i++, --*f->steps_left) {
+    for (unsigned i = 0; i < btf_vlen(t) && *f->steps_left > 0; i++) {
         const char *member = get_name(b, btf_members(t)[i].name_off);
         struct found inner = *f;
 
+        --*f->steps_left;
         member_bits(b, t, i, &inner);
         if (*member == '\0') {
             const struct btf_type *anonymous = peel(b, inner.type);
@@ -145,7 +146,8 @@ static bool find_member(const struct btf_types *b, const struct btf_type *t, con
 // Follows "a.b.c"; an array on the way stands for its first element.
 static bool find_path(const struct btf_types *b, uint32_t id, const char *path, struct found *f)
 {
-    for (f->type = id; *path; path += *path == '.') {
+    f->type = id;
+    do {
         size_t len = strcspn(path, ".");
         const struct btf_type *t = peel(b, f->type);
 
@@ -154,7 +156,7 @@ static bool find_path(const struct btf_types *b, uint32_t id, const char *path, 
         if (!t || f->bit_size || !find_member(b, t, path, len, 0, f))
             return false;
         path += len;
-    }
+    } while (*path++ == '.');
     return true;
 }
 
