@@ -8,7 +8,7 @@ import signal
 import sys
 
 from . import broker, files, guest, kernels, net
-from .common import LabError, say
+from .common import LabError, UsageError, say
 
 EPILOG = """\
 State and cached kernels live in $VMGRAFT_LAB (default: ~/.cache/vmgraft-lab); labs with different
@@ -28,7 +28,7 @@ def cmd_up(options):
 
 def cmd_exec(options):
     if options.output and not options.detach:
-        raise LabError("--output belongs to --detach")
+        raise UsageError("--output belongs to --detach")
     with guest.Guest(options.name).connect() as connection:
         pid = connection.start(options.command, options.user, options.output, options.detach)
         if options.detach:
@@ -68,7 +68,7 @@ def cmd_list(options):
 
 def cmd_down(options):
     if bool(options.name) == options.all:
-        raise LabError("down needs a guest's name or --all")
+        raise UsageError("down needs a guest's name or --all")
     for name in [one.name for one in guest.every()] if options.all else [options.name]:
         guest.down(name)
     return 0
@@ -108,7 +108,8 @@ def parser():
     commands = top.add_subparsers(dest="command_name", metavar="COMMAND", required=True)
 
     def command(name, run, summary, example):
-        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".",
+        sub = commands.add_parser(name, help=summary,
+                                  description=summary[0].upper() + summary[1:] + ".",
                                   epilog=f"example: {example}",
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
         sub.set_defaults(run=run)
@@ -123,7 +124,8 @@ def parser():
     sub.add_argument("--memory", type=_positive, default=512, metavar="MiB", help="default 512")
     sub.add_argument("--cpus", type=_positive, default=1, metavar="N", help="default 1")
     sub.add_argument("--cpu", metavar="MODEL",
-                     help="QEMU's CPU model, such as max,-avx2 (default: all that works)")
+                     help="QEMU's CPU model, such as max,-avx2 (default: max; under TCG "
+                          "max,-cx16, as QEMU 7.2 spoils EFLAGS in cmpxchg16b)")
     sub.add_argument("--overlay", action="append", default=[], metavar="DIR",
                      help="copy this directory tree over the guest's /")
     sub.add_argument("--program", action="append", default=[], metavar="HOSTPATH[=GUESTPATH]",

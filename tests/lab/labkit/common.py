@@ -20,6 +20,13 @@ class LabError(Exception):
         self.code = code
 
 
+class UsageError(LabError):
+    """The command line asks for something that makes no sense."""
+
+    def __init__(self, text):
+        super().__init__(text, 2)
+
+
 def say(text):
     print(f"lab: {text}", file=sys.stderr, flush=True)
 

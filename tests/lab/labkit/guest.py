@@ -11,9 +11,10 @@ import sys
 import time
 
 from . import client, daemon, initramfs, kernels, labd, net, proto
-from .common import LAB, TREE, LabError, check_name, home, locked
+from .common import LAB, TREE, LabError, UsageError, check_name, home, locked
 
-MODULES = ["virtio_pci", "virtio_console", "virtio_net", "virtio_blk"]
+MODULES = ["virtio_pci", "virtio_console"]
+MODULES_IF_THERE = ["virtio_net", "virtio_blk"]
 SOCKET_PATH_MAX = 107
 
 
@@ -100,8 +101,12 @@ def accelerator():
 
 
 def cpu_model():
-    """All that the accelerator has. TCG of QEMU 7.2 leaves garbage in EFLAGS after some CMPXCHG16B, which
-    kernels use since 6.7 in kmalloc(): one boot in three died of it."""
+    """The CPU model: all there is, less what TCG gets wrong.
+
+    QEMU 7.2's cmpxchg16b may leave an operand in EFLAGS: NT, VM, AC and reserved bits as they come.
+    The slab allocator of later kernels runs it all the time and dies of it when an interrupt comes
+    right behind; processes keep such flags, too. Without CX16 the kernel takes another path.
+    """
     return "max" if accelerator() == "kvm" else "max,-cx16"
 
 
@@ -115,8 +120,8 @@ def _qemu_argv(guest, kernel, options, port_path, hub):
     argv = [
         "qemu-system-x86_64", "-name", guest.name, "-nodefaults", "-no-user-config",
         "-display", "none", "-no-reboot",
-        "-machine", "q35,memory-backend=ram", "-accel", accelerator(), "-cpu",
-        options.cpu or cpu_model(),
+        "-machine", "q35,memory-backend=ram", "-accel", accelerator(),
+        "-cpu", options.cpu or cpu_model(),
         "-smp", str(options.cpus), "-m", f"{options.memory}M",
         "-object", f"{ram},id=ram,size={options.memory}M",
         "-kernel", str(kernel.image), "-initrd", str(guest.dir / "initramfs"),
@@ -139,7 +144,8 @@ def _qemu_argv(guest, kernel, options, port_path, hub):
 
 def _listen(path):
     if len(os.fsencode(path)) > SOCKET_PATH_MAX:
-        raise LabError(f"the socket path {path} is too long: set VMGRAFT_LAB to a shorter directory")
+        raise LabError(f"the socket path {path} is too long: "
+                       "set VMGRAFT_LAB to a shorter directory")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(64)
@@ -169,7 +175,8 @@ def _wait_ready(guest, qemu, timeout):
 
 def _boot(guest, kernel, options):
     segment = net.Segment(options.net) if options.net else None
-    modules = kernel.load_order(MODULES + options.module)
+    needed = MODULES + (["virtio_net"] if options.net else []) + options.module
+    modules = kernel.load_order(needed, MODULES_IF_THERE)
     tree = initramfs.base(guest.name, labd.binary(), find_agent(options.agent), modules,
                           options.address)
     for folder in options.overlay:
@@ -195,12 +202,12 @@ def _boot(guest, kernel, options):
 def up(name, options):
     guest = Guest(name)
     if bool(options.net) != bool(options.address):
-        raise LabError("--net and --address belong together")
+        raise UsageError("--net and --address belong together")
     if options.address:
         try:
             options.address = ipaddress.IPv4Interface(options.address).with_prefixlen
         except ValueError as error:
-            raise LabError(f"--address: {error}") from error
+            raise UsageError(f"--address: {error}") from error
     if options.net:
         check_name(options.net, "network segment")
     kernel = kernels.choose(options.kernel)

@@ -128,7 +128,7 @@ class Tree:
             self.add_path(library)
 
     def _add_stdlib(self, python):
-        script = "import sysconfig as s; print(s.get_path('stdlib')); print(s.get_path('platstdlib'))"
+        script = "import sysconfig as s; print(s.get_path('stdlib'), s.get_path('platstdlib'))"
         done = subprocess.run([python, "-I", "-c", script], check=True, text=True,
                               stdout=subprocess.PIPE)
         extensions = []

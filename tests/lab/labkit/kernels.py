@@ -28,8 +28,7 @@ class Kernel:
         self.root = Path(root).resolve()
         if not self.root.is_dir():
             raise LabError(f"no kernel directory {self.root}")
-        self.modules = self._only(["lib/modules/*/kernel", "usr/lib/modules/*/kernel"],
-                                  "lib/modules/VERSION/kernel").parent
+        self.modules = self._only(["lib/modules/*/", "usr/lib/modules/*/"], "lib/modules/VERSION")
         self.release = self.modules.name
         self.image = self._only(["vmlinuz", "vmlinuz-*", "boot/vmlinuz-*", "lib/modules/*/vmlinuz",
                                  "usr/lib/modules/*/vmlinuz"], "vmlinuz")
@@ -43,8 +42,8 @@ class Kernel:
             raise LabError(f"{self.root} holds more than one {what}")
         return found[0]
 
-    def _find(self, name):
-        """(file, suffix) of the module `name`, None when it is built in."""
+    def _find(self, name, needed=True):
+        """(file, suffix) of the module `name`, None when it is built in (or not needed)."""
         if self._files is None:
             self._files = {}
             for path in self.modules.rglob("*.ko*"):
@@ -56,12 +55,12 @@ class Kernel:
             return self._files[key]
         listing = self.modules / "modules.builtin"
         builtin = listing.read_text().split() if listing.exists() else []
-        if any(Path(line).stem.replace("-", "_") == key for line in builtin):
+        if not needed or any(Path(line).stem.replace("-", "_") == key for line in builtin):
             return None
         raise LabError(f"kernel {self.release} has no module {name}")
 
-    def load_order(self, names):
-        """[(name, ELF bytes)] of the named modules behind all that they depend on."""
+    def load_order(self, needed, if_there=()):
+        """[(name, ELF bytes)] of the named modules, each behind all that it depends on."""
         done = {}
 
         def visit(name):
@@ -80,8 +79,11 @@ class Kernel:
                     visit(needed)
             done[name] = data
 
-        for name in names:
+        for name in needed:
             visit(name)
+        for name in if_there:
+            if self._find(name, False):
+                visit(name)
         return list(done.items())
 
 
@@ -153,7 +155,8 @@ class _Apt:
                               env={**os.environ, "LC_ALL": "C"})
         if done.returncode:
             reason = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-            raise LabError(f"{tool} {words[0]} failed: " + "; ".join(reason or [done.stderr[-300:]]))
+            raise LabError(f"{tool} {words[0]} failed: "
+                           + "; ".join(reason or [done.stderr[-300:]]))
         return done.stdout
 
 
