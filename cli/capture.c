@@ -3,6 +3,7 @@
 #include "cli/capture.h"
 
 #include "cli/signals.h"
+#include "cli/version.h"
 
 #define BETWEEN_TAKES_US 1000
 
@@ -125,13 +126,15 @@ FmtImage *cli_capture(struct cli *cli, struct cli_guest *guest,
     if (!img)
         return NULL;
     stats.n_pages = fmt_image_head(img)->n_pages;
+    if (!fmt_image_head(img)->writer)
+        fmt_image_head(img)->writer = g_strdup("vmgraft " CLI_VERSION);
     *ret = stats;
     return g_steal_pointer(&img);
 }
 
 void cli_capture_add_json(const struct cli_capture_stats *stats, struct json_object *obj)
 {
-    json_object_object_add(obj, "pause_ms", json_object_new_double((double)stats->pause_ns / 1e6));
+    json_object_object_add(obj, "pause_ms", cli_json_ms((int64_t)stats->pause_ns));
     json_object_object_add(obj, "pauses", json_object_new_int64(stats->n_takes));
     json_object_object_add(obj, "pages", json_object_new_uint64(stats->n_pages));
 }

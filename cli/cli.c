@@ -209,6 +209,13 @@ void cli_print_json(struct json_object *take)
     json_object_put(take);
 }
 
+struct json_object *cli_json_ms(int64_t ns)
+{
+    g_autofree char *text = g_strdup_printf("%.3f", (double)ns / 1e6);
+
+    return json_object_new_double_s((double)ns / 1e6, text);
+}
+
 enum cli_exit cli_done(struct cli *cli)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))

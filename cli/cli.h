@@ -73,6 +73,8 @@ void cli_warn(const char *format, ...) G_GNUC_PRINTF(1, 2);
 
 // Prints JSON on stdout and frees it.
 void cli_print_json(struct json_object *take);
+// Nanoseconds as a number of milliseconds, with three digits behind the point.
+struct json_object *cli_json_ms(int64_t ns);
 // Flushes stdout; the exit code of a command that is done, unless writing failed.
 enum cli_exit cli_done(struct cli *cli);
 

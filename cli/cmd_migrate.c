@@ -18,8 +18,8 @@ static void report(struct cli *cli, const struct cli_move_options *o,
         json_object_object_add(obj, "pid", json_object_new_int64(o->pid));
         cli_capture_add_json(&r->capture, obj);
         json_object_object_add(obj, "bytes", json_object_new_uint64(r->image_bytes));
-        json_object_object_add(obj, "still_ms", json_object_new_double((double)r->still_ns / 1e6));
-        json_object_object_add(obj, "total_ms", json_object_new_double((double)r->total_ns / 1e6));
+        json_object_object_add(obj, "still_ms", cli_json_ms(r->still_ns));
+        json_object_object_add(obj, "total_ms", cli_json_ms(r->total_ns));
         cli_arrival_add_json(obj, r->pids, r->notes);
         cli_print_json(obj);
         return;

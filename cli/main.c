@@ -63,6 +63,11 @@ static enum cli_exit unknown(const char *name)
     const char *nearest = NULL;
     size_t best = 3; // farther away it is no slip of the finger
 
+    if (*name == '-') {
+        fprintf(stderr, "vmgraft: options follow the command: vmgraft COMMAND %s\n", name);
+        return CLI_EXIT_USAGE;
+    }
+
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
         size_t d = distance(name, commands[i]->name);
 

@@ -281,6 +281,8 @@ static void roll_back(struct move *m)
                                         : "; it cleans up as soon as it notices that we are gone",
                  m->phase == PHASE_HELD ? m->target_name : "");
     }
+    if (m->options->copy)
+        return;
     if (m->phase >= PHASE_FROZEN && (!m->source_agent || !cli_agent_thaw(m->source_agent, NULL))) {
         clean = false;
         cli_warn("%s: the agent does not confirm that the process goes on; it lets it go as soon "
