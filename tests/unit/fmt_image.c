@@ -115,7 +115,7 @@ static void no_parent(FmtImage *img)
 
 static void wrong_kind(FmtImage *img)
 {
-    ((struct fmt_file *)fmt_image_nth(img, FMT_FILE, 0))->kind = FMT_FILE_PIPE;
+    ((struct fmt_file *)fmt_image_nth(img, FMT_FILE, 1))->kind = FMT_FILE_PIPE;
 }
 
 static void empty_vma(FmtImage *img)
@@ -137,7 +137,7 @@ static void unaligned_vma(FmtImage *img)
 
 static void extents_overlap(FmtImage *img)
 {
-    fmt_image_extent(img, 1)->pages.start -= FMT_PAGE_BYTES;
+    fmt_image_extent(img, 1)->pages.start = 0x401000;
 }
 
 static void extent_outside(FmtImage *img)

@@ -7,6 +7,12 @@
 
 #include "formats/catalogue.h"
 
+// The second of its kind: that is what references are filled with.
+static uint64_t ref_of(const FmtImage *img, enum fmt_type type)
+{
+    return ((struct fmt_record *)fmt_image_nth(img, type, 1))->objref;
+}
+
 static void fill_field(FmtImage *img, const struct fmt_record *rec, size_t i)
 {
     const struct fmt_field *f = &fmt_record_type(rec->type)->fields[i];
@@ -22,16 +28,11 @@ static void fill_field(FmtImage *img, const struct fmt_record *rec, size_t i)
         break;
     case FMT_FIELD_R:
     case FMT_FIELD_P:
-        v->u = f->to ? ((struct fmt_record *)fmt_image_nth(img, f->to, 1))->objref : 0;
+        v->u = f->to ? ref_of(img, f->to) : 0;
         break;
     default:
         v->u = salt * 0x9e3779b97f4a7c15;
     }
-}
-
-static uint64_t ref_of(const FmtImage *img, enum fmt_type type)
-{
-    return ((struct fmt_record *)fmt_image_nth(img, type, 0))->objref;
 }
 
 // What reflection cannot know: fields whose values have rules.
@@ -50,29 +51,28 @@ static void settle(FmtImage *img)
         vma->offset_bytes = i * FMT_PAGE_BYTES;
     }
     for (size_t i = 0; FMT_NEXT(img, FILE, i, file); i++) {
-        file->kind = i == 0 ? FMT_FILE_REG : FMT_FILE_PIPE;
-        file->object = ref_of(img, i == 0 ? FMT_INODE : FMT_PIPE);
+        file->kind = i == 0 ? FMT_FILE_PIPE : FMT_FILE_REG;
+        file->object = ref_of(img, i == 0 ? FMT_PIPE : FMT_INODE);
     }
     for (size_t i = 0; FMT_NEXT(img, SIGNAL, i, signal); i++)
         signal->owner = ref_of(img, i == 0 ? FMT_PROC : FMT_TASK);
 }
 
-static void add_pages(FmtImage *img)
+static void add_pages(FmtImage *img, size_t n)
 {
-    const size_t n = 300;
     uint8_t *data = g_malloc(n * FMT_PAGE_BYTES);
 
     for (size_t i = 0; i < n * FMT_PAGE_BYTES; i++)
         data[i] = (uint8_t)(i * 2654435761u >> 13);
     fmt_image_hold(img, g_bytes_new_take(data, n * FMT_PAGE_BYTES));
-    fmt_image_add_extent(img, ref_of(img, FMT_MM), 0x401000, 3, FMT_PAGES_DATA, data);
+    fmt_image_add_extent(img, ref_of(img, FMT_MM), 0x401000, 1, FMT_PAGES_DATA, data);
     fmt_image_add_extent(img, ref_of(img, FMT_MM), 0x404000, 5, FMT_PAGES_ZERO, NULL);
-    fmt_image_add_extent(img, ref_of(img, FMT_INODE), 0x1000, 2, FMT_PAGES_CLEAN,
+    fmt_image_add_extent(img, ref_of(img, FMT_INODE), 0x1000, 1, FMT_PAGES_CLEAN,
                          data + FMT_PAGE_BYTES);
     fmt_image_add_extent(img, ref_of(img, FMT_SHM), 0, n, FMT_PAGES_DATA, data);
 }
 
-FmtImage *sample_full(void)
+static FmtImage *sample(size_t n_shm_pages)
 {
     FmtImage *img = fmt_image_new();
     struct fmt_record *rec;
@@ -88,11 +88,21 @@ FmtImage *sample_full(void)
         }
     }
     settle(img);
-    add_pages(img);
+    add_pages(img, n_shm_pages);
     fmt_image_head(img)->format = FMT_FORMAT_VERSION;
     fmt_image_head(img)->features = 0;
-    fmt_image_head(img)->n_pages = 3 + 2 + 300;
+    fmt_image_head(img)->n_pages = 1 + 1 + n_shm_pages;
     return img;
+}
+
+FmtImage *sample_small(void)
+{
+    return sample(2);
+}
+
+FmtImage *sample_full(void)
+{
+    return sample(FMT_EXTENT_MAX_PAGES + 44);
 }
 
 FmtImage *sample_tiny(void)

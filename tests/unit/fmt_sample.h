@@ -4,7 +4,9 @@
 
 #include "formats/stream.h"
 
-// Two records of each kind with every field set, and pages of all kinds.
+// Two records of each kind with every field set, and pages of all kinds; in full a run of pages
+// that is longer than one extent.
+FmtImage *sample_small(void);
 FmtImage *sample_full(void);
 
 // The least that looks like a process: one thread, one mapping, one page.
