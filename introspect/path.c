@@ -15,17 +15,20 @@
  */
 
 #define MAX_STEPS 8192 // dentries and mounts; a path of PATH_MAX has fewer names than that
-#define NAME_MAX_ANY                                                                               \
-    1024 // of one name: file systems keep to 255, pseudo files (memfd) may have more
+#define MAX_NAME  1024 // file systems keep to 255 bytes, names of pseudo files may be longer
 
 // What d_dname makes of the names of files that no path leads to.
 static const struct pseudo {
     const char *fstype;
     const char *prefix;
-    bool by_name; // shows the dentry's name, else the inode number in brackets
+    enum { INODE_NUMBER, NAME, NOTHING } rest;
 } pseudos[] = {
-    {"pipefs", "pipe:", false}, {"sockfs", "socket:", false}, {"anon_inodefs", "anon_inode:", true},
-    {"tmpfs", "/", true},       {"hugetlbfs", "/", true},
+    {"pipefs", "pipe:", INODE_NUMBER},
+    {"sockfs", "socket:", INODE_NUMBER},
+    {"anon_inodefs", "anon_inode:", NAME},
+    {"pidfs", "anon_inode:[pidfd]", NOTHING}, // since 6.9; before, pidfds were anonymous inodes
+    {"tmpfs", "/", NAME},
+    {"hugetlbfs", "/", NAME},
 };
 
 char *intro_dentry_name(IntroKernel *k, struct gva dentry, GError **error)
@@ -36,7 +39,7 @@ char *intro_dentry_name(IntroKernel *k, struct gva dentry, GError **error)
 
     if (!rd_done(&r, error))
         return NULL;
-    if (len > NAME_MAX_ANY) {
+    if (len > MAX_NAME) {
         g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
                     "dentry at %#" G_GINT64_MODIFIER "x: a name of %" G_GUINT64_FORMAT " bytes",
                     dentry.addr, len);
@@ -64,8 +67,10 @@ static char *pseudo_path(IntroKernel *k, struct gva dentry, GError **error)
     for (size_t i = 0; i < G_N_ELEMENTS(pseudos); i++) {
         if (strcmp(pseudos[i].fstype, fstype) != 0)
             continue;
-        if (!pseudos[i].by_name)
+        if (pseudos[i].rest == INODE_NUMBER)
             return g_strdup_printf("%s[%" G_GUINT64_FORMAT "]", pseudos[i].prefix, ino);
+        if (pseudos[i].rest == NOTHING)
+            return g_strdup(pseudos[i].prefix);
         g_autofree char *name = intro_dentry_name(k, dentry, error);
         return name ? g_strconcat(pseudos[i].prefix, name, NULL) : NULL;
     }

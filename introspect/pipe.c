@@ -222,6 +222,7 @@ static bool check_peers(struct intro_ctx *c, const struct census *census, GError
         if (!holders && !(holders = intro_outside_holders(c, error)))
             return false;
         const char *holder = g_hash_table_lookup(holders, at);
+        intro_blame_holder(c, GPOINTER_TO_SIZE(ref));
         if (pipe)
             intro_refuse(c, "external-pipe", "has a pipe whose other end is held by %s",
                          holder ? holder : "something outside of the tree");
@@ -238,6 +239,7 @@ bool intro_pipe_check_peers(struct intro_ctx *c, GError **error)
 
     take_census(c, &census);
     bool ok = check_peers(c, &census, error);
+    c->fd = -1;
     census_clear(&census);
     return ok;
 }

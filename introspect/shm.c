@@ -159,7 +159,7 @@ static bool check_mappings(struct intro_ctx *c, struct gva inode, const struct f
     return true;
 }
 
-bool intro_shm_check_peers(struct intro_ctx *c, GError **error)
+static bool check_peers(struct intro_ctx *c, GError **error)
 {
     g_autoptr(GHashTable) holders = NULL; // made for the first memfd
     GHashTableIter iter;
@@ -170,6 +170,7 @@ bool intro_shm_check_peers(struct intro_ctx *c, GError **error)
         const struct fmt_shm *shm = fmt_image_by_ref(c->img, GPOINTER_TO_SIZE(ref), FMT_SHM);
         if (!shm)
             continue;
+        intro_blame_holder(c, shm->rec.objref);
         if (!check_mappings(c, GVA(GPOINTER_TO_SIZE(at)), shm, error))
             return false;
         if (shm->kind != FMT_SHM_MEMFD)
@@ -183,4 +184,12 @@ bool intro_shm_check_peers(struct intro_ctx *c, GError **error)
                          holder);
     }
     return true;
+}
+
+bool intro_shm_check_peers(struct intro_ctx *c, GError **error)
+{
+    bool ok = check_peers(c, error);
+
+    c->fd = -1;
+    return ok;
 }

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Prints what is read of a process's open files, as JSON: one half of files-compare.
+//
+// files-probe TARGET PID [FD OUT]: also writes the page cache of one of them to a file; pages that
+// are not in memory become holes.
+#include <fcntl.h>
 #include <glib.h>
 #include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "introspect/context.h"
 #include "introspect/pages.h"
@@ -128,7 +133,50 @@ static bool read_files(struct intro_ctx *c, GError **error)
            intro_shm_check_peers(c, error);
 }
 
-static bool probe(const char *target, uint32_t pid, GError **error)
+// The inode (or pipe) that a descriptor leads to; 0 where the process has no such descriptor.
+static struct gva object_of(const struct intro_ctx *c, uint64_t number, uint64_t *ret_size)
+{
+    const struct fmt_fd *fd;
+    GHashTableIter iter;
+    void *at, *ref;
+    uint64_t object = 0;
+
+    for (size_t i = 0; FMT_NEXT(c->img, FD, i, fd); i++)
+        if (fd->fd == number)
+            object = ((struct fmt_file *)fmt_image_by_ref(c->img, fd->file, FMT_FILE))->object;
+    const struct fmt_inode *inode = fmt_image_by_ref(c->img, object, FMT_INODE);
+    const struct fmt_shm *shm = fmt_image_by_ref(c->img, object, FMT_SHM);
+    *ret_size = inode ? inode->size_bytes : shm ? shm->size_bytes : 0;
+    g_hash_table_iter_init(&iter, c->objects);
+    while (g_hash_table_iter_next(&iter, &at, &ref))
+        if (object && GPOINTER_TO_SIZE(ref) == object)
+            return GVA(GPOINTER_TO_SIZE(at));
+    return GVA(0);
+}
+
+static bool dump(const struct intro_ctx *c, uint64_t fd, const char *path, GError **error)
+{
+    uint64_t size;
+    struct gva inode = object_of(c, fd, &size);
+    int out = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    bool ok = out >= 0 && inode.addr && ftruncate(out, (off_t)size) == 0;
+
+    for (uint64_t at = 0; ok && at < size; at += VMM_PAGE_BYTES) {
+        uint8_t page[VMM_PAGE_BYTES];
+        bool there;
+        size_t len = MIN(size - at, sizeof(page));
+        if (!intro_pagecache_read(c->k, inode, at / VMM_PAGE_BYTES, page, &there, error))
+            return false;
+        ok = !there || pwrite(out, page, len, (off_t)at) == (ssize_t)len;
+    }
+    if (!ok)
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_NOT_FOUND, "cannot write %s", path);
+    if (out >= 0)
+        close(out);
+    return ok;
+}
+
+static bool probe(const char *target, uint32_t pid, char **dump_args, GError **error)
 {
     g_autoptr(VmmMachine) vm = vmm_machine_open(target, error);
     g_autoptr(IntroKernel) k = vm ? intro_kernel_find(vmm_machine_memory(vm), NULL, error) : NULL;
@@ -155,6 +203,8 @@ static bool probe(const char *target, uint32_t pid, GError **error)
         ok = read_files(&c, error);
         fprintf(stderr, "%.2f ms\n", (double)(g_get_monotonic_time() - start) / 1000);
     }
+    if (ok && dump_args[0])
+        ok = dump(&c, (uint64_t)atoi(dump_args[0]), dump_args[1], error);
     if (ok)
         print(&c);
     intro_pages_free(c.pages);
@@ -165,11 +215,11 @@ int main(int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
 
-    if (argc != 3) {
-        fprintf(stderr, "usage: files-probe TARGET PID\n");
+    if (argc != 3 && argc != 5) {
+        fprintf(stderr, "usage: files-probe TARGET PID [FD OUT]\n");
         return 2;
     }
-    if (probe(argv[1], (uint32_t)atoi(argv[2]), &error))
+    if (probe(argv[1], (uint32_t)atoi(argv[2]), argv + 3, &error))
         return 0;
     fprintf(stderr, "files-probe: %s\n", error->message);
     return 1;
