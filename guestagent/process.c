@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "guestagent/engine.h"
+#include "guestagent/fork.h"
 
 // The C library's headers lack it, and the kernel's cannot be had beside them.
 #define GET_RSEQ_CONFIGURATION 0x420f
@@ -176,7 +177,7 @@ static bool start_helper(AgentRestore *r, GError **error)
     // Everybody is born with all signals blocked and keeps them so until its last step.
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
-    r->helper = fork();
+    r->helper = agent_fork_high();
     if (r->helper == 0)
         helper_main(r, report[1]);
     sigprocmask(SIG_SETMASK, &before, NULL);

@@ -3,34 +3,15 @@
 #include "guestagent/worker.h"
 
 #include <fcntl.h>
-#include <linux/sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "guestagent/fork.h"
 #include "guestagent/job.h"
-
-// The pid of a worker should not be one that an image wants: fresh guests hand out the same small
-// numbers. Takes a free one from the top of the range.
-static pid_t fork_high(void)
-{
-    for (pid_t want = 32767; want > 32700; want--) {
-        struct clone_args args = {
-            .exit_signal = SIGCHLD,
-            .set_tid = (uint64_t)(uintptr_t)&want,
-            .set_tid_size = 1,
-        };
-        long pid = syscall(SYS_clone3, &args, sizeof(args));
-
-        if (pid >= 0)
-            return (pid_t)pid;
-    }
-    return fork();
-}
 
 static void run_job(int fd, const struct agent_frame *request)
 {
@@ -60,7 +41,7 @@ AgentWorker *agent_worker_start(const struct agent_frame *request, GError **erro
         agent_set_errno(error, AGENT_ERROR_FAILED, "socketpair");
         return NULL;
     }
-    pid = fork_high();
+    pid = agent_fork_high();
     if (pid == 0) {
         // Only the socket is kept: restored processes must not inherit the port.
         dup2(pair[1], 3);
