@@ -129,9 +129,10 @@ void agent_file_user(AgentRestore *r, uint64_t objref, uint64_t *ret_pid, int64_
 // The path of a file from our root.
 char *agent_file_path(AgentRestore *r, const struct fmt_file *f);
 
-// shm.c: descriptor of a SHM, made when first asked for; -1 on failure.
+// shm.c: descriptor of a SHM, -1 on failure; all of them are open once agent_shm_open() is through.
 int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error);
 void agent_shm_plan(AgentRestore *r);
+bool agent_shm_open(AgentRestore *r, GError **error);
 bool agent_shm_seal(AgentRestore *r, GError **error);
 
 // process.c

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Resource limits and the OOM score; set from outside, after all that they could limit.
+// Resource limits and the OOM score; set from outside.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,11 +36,15 @@ static bool set_oom_score(const AgentProc *p, GError **error)
     return ok;
 }
 
-static bool finish(AgentProc *p, GError **error)
+// Once for the process, with its leader.
+static bool finish_task(AgentTask *t, GError **error)
 {
+    const AgentProc *p = t->proc;
     const pid_t pid = agent_leader(p)->tracee.tid;
     const struct fmt_rlimit *limit;
 
+    if (t != agent_leader(p))
+        return true;
     for (size_t i = 0; FMT_NEXT(p->r->img, RLIMIT, i, limit); i++) {
         const struct rlimit64 want = {limit->cur, limit->max};
         struct rlimit64 have;
@@ -60,5 +64,5 @@ static bool finish(AgentProc *p, GError **error)
 const struct agent_aspect agent_aspect_limit = {
     .name = "limits",
     .plan = plan,
-    .finish = finish,
+    .finish_task = finish_task,
 };

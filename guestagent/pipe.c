@@ -12,7 +12,7 @@
 
 #include "guestagent/engine.h"
 
-#define KEPT_FLAGS (O_NONBLOCK | O_DIRECT | O_LARGEFILE | O_APPEND)
+#define KEPT_FLAGS (O_NONBLOCK | O_DIRECT | O_APPEND)
 
 struct ends {
     int read, write;
@@ -121,15 +121,35 @@ static struct ends *find(AgentRestore *r, const struct fmt_file *f, GError **err
     return fill(pipe, ends->write, error) ? ends : NULL;
 }
 
+// The very end that pipe2() made; only such a description lacks O_LARGEFILE.
+static int own_end(AgentRestore *r, const struct fmt_file *f, struct ends *ends, GError **error)
+{
+    bool *given = f->mode & 1 ? &ends->read_given : &ends->write_given;
+
+    if (*given || (f->mode & 3) == 3 || f->flags & O_LARGEFILE || f->path)
+        return -1;
+    *given = true;
+    return agent_fd_up(r, dup(f->mode & 1 ? ends->read : ends->write), error);
+}
+
+// A description of its own for each record: status flags belong to it.
 static int open_pipe(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
     static const int access[4] = {O_RDONLY, O_RDONLY, O_WRONLY, O_RDWR};
-    const struct ends *ends = find(r, f, error);
+    struct ends *ends = find(r, f, error);
+    int fd = ends ? own_end(r, f, ends, error) : -1;
 
-    // A description of its own for each record: status flags belong to it.
-    return ends ? agent_reopen(r, f->mode & 1 ? ends->read : ends->write,
-                               access[f->mode & 3] | (int)(f->flags & KEPT_FLAGS), error)
-                : -1;
+    if (!ends)
+        return -1;
+    if (fd < 0)
+        fd = agent_reopen(r, f->mode & 1 ? ends->read : ends->write,
+                          access[f->mode & 3] | O_NONBLOCK, error);
+    // O_DIRECT, which makes packets, is not taken by open().
+    if (fd >= 0 && fcntl(fd, F_SETFL, f->flags & KEPT_FLAGS) < 0) {
+        agent_fail_errno(error, "pipe flags");
+        return -1;
+    }
+    return fd;
 }
 
 const struct agent_file_kind agent_file_pipe = {

@@ -20,14 +20,15 @@
  *   vdso    parks first, so that all addresses of the image are free; decides its final place after
  *           the contents have come
  *   exe     after the mappings, before descriptors go to their places (it needs one of ours)
- *   signal  actions before pending signals; pending before limits
- *   cred    after all that needs privileges in the thread; clears dumpable and pdeath_signal
- *   limit   last: nothing that we do may run into a limit of the program
+ *   signal  actions before pending signals
+ *   limit   after all that a limit could stop; of threads the leader comes last
+ *   cred    after all that needs privileges in the thread or the same owner as ours; clears
+ *           dumpable and pdeath_signal
  */
 static const struct agent_aspect *const aspects[] = {
-    &agent_aspect_vdso,  &agent_aspect_mm,     &agent_aspect_exe,        &agent_aspect_fs,
-    &agent_aspect_fd,    &agent_aspect_signal, &agent_aspect_thread,     &agent_aspect_sched,
-    &agent_aspect_timer, &agent_aspect_cred,   &agent_aspect_after_cred, &agent_aspect_limit,
+    &agent_aspect_vdso,  &agent_aspect_mm,     &agent_aspect_exe,    &agent_aspect_fs,
+    &agent_aspect_fd,    &agent_aspect_signal, &agent_aspect_thread, &agent_aspect_sched,
+    &agent_aspect_timer, &agent_aspect_limit,  &agent_aspect_cred,   &agent_aspect_after_cred,
     &agent_aspect_regs,
 };
 
@@ -96,7 +97,8 @@ static bool build_process(AgentProc *p, GError **error)
 
 bool agent_restore_build(AgentRestore *r, GError **error)
 {
-    if (!agent_files_open(r, error) || !agent_process_tree(r, error) ||
+    // All descriptors before the first process, which inherits them.
+    if (!agent_files_open(r, error) || !agent_shm_open(r, error) || !agent_process_tree(r, error) ||
         !agent_process_groups(r, error))
         return false;
     for (guint i = 0; i < r->procs->len; i++) {
@@ -116,7 +118,7 @@ bool agent_restore_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_
 
 static bool finish_tasks(AgentProc *p, GError **error)
 {
-    for (guint i = 0; i < p->tasks->len; i++) {
+    for (guint i = p->tasks->len; i-- > 0;) {
         for (size_t j = 0; j < G_N_ELEMENTS(aspects); j++) {
             if (aspects[j]->finish_task &&
                 !aspects[j]->finish_task(g_ptr_array_index(p->tasks, i), error)) {

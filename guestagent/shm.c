@@ -67,6 +67,7 @@ static int memfd(const struct fmt_shm *shm)
     return fd;
 }
 
+// Made when first asked for.
 int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error)
 {
     const struct fmt_shm *shm = fmt_image_by_ref(r->img, objref, FMT_SHM);
@@ -86,6 +87,17 @@ int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error)
     }
     g_hash_table_insert(r->objects, (void *)&shm->rec.objref, g_memdup2(&fd, sizeof fd));
     return fd;
+}
+
+bool agent_shm_open(AgentRestore *r, GError **error)
+{
+    const struct fmt_shm *shm;
+
+    for (size_t i = 0; FMT_NEXT(r->img, SHM, i, shm); i++) {
+        if (agent_shm_fd(r, shm->rec.objref, error) < 0)
+            return false;
+    }
+    return true;
 }
 
 bool agent_shm_seal(AgentRestore *r, GError **error)

@@ -76,7 +76,10 @@ static void restart(struct fmt_task *rec, const struct agent_tracee *t)
     if (nr < 0)
         return;
     rec->state = FMT_TASK_SYSCALL;
-    if (ret == -ERESTARTSYS || ret == -ERESTARTNOINTR || ret == -ERESTARTNOHAND) {
+    const bool absolute = nr == SYS_futex && (rec->rsi & FUTEX_CMD_MASK) != FUTEX_WAIT;
+
+    if (ret == -ERESTARTSYS || ret == -ERESTARTNOINTR || ret == -ERESTARTNOHAND ||
+        (ret == -ERESTART_RESTARTBLOCK && absolute)) {
         rec->rip -= 2;
         rec->rax = rec->orig_rax;
         rec->orig_rax = -1ull;
@@ -203,7 +206,7 @@ static bool task(struct oracle *o, struct oracle_proc *p, struct oracle_task *t,
     return registers(t, error);
 }
 
-bool oracle_tasks(struct oracle *o, struct oracle_proc *p, GError **error)
+static void process(struct oracle *o, struct oracle_proc *p)
 {
     g_auto(GStrv) fields = stat_fields(p->pid, "stat");
     g_autofree char *offsets = oracle_proc_file(p->pid, "timens_offsets");
@@ -223,23 +226,46 @@ bool oracle_tasks(struct oracle *o, struct oracle_proc *p, GError **error)
                &boot_ns);
     p->rec->timens_monotonic_ns = mono_s * 1000000000ll + mono_ns;
     p->rec->timens_boottime_ns = boot_s * 1000000000ll + boot_ns;
+}
+
+bool oracle_zombie(struct oracle *o, struct oracle_proc *p)
+{
+    g_auto(GStrv) fields = stat_fields(p->pid, "stat");
+    struct fmt_task *leader = fmt_image_add(o->img, FMT_TASK);
+
+    process(o, p);
+    p->rec->state = FMT_PROC_ZOMBIE;
+    p->rec->exit_code = field(fields, 52);
+    leader->proc = p->rec->rec.objref;
+    leader->tid = p->rec->pid;
+    return true;
+}
+
+bool oracle_tasks(struct oracle *o, struct oracle_proc *p, GError **error)
+{
+    process(o, p);
     for (guint i = 0; i < p->tasks->len; i++) {
         if (!task(o, p, &g_array_index(p->tasks, struct oracle_task, i), error))
             return false;
     }
+    return true;
+}
+
+static void limits(struct oracle *o, struct oracle_proc *p, const struct agent_tracee *t)
+{
     for (unsigned i = 0; i < RLIM_NLIMITS; i++) {
         struct rlimit limit;
 
-        if (prlimit(p->pid, i, NULL, &limit) < 0)
+        if (oracle_call(t, SYS_prlimit64, 0, i, 0, p->site.scratch) < 0)
             continue;
         struct fmt_rlimit *rec = fmt_image_add(o->img, FMT_RLIMIT);
 
+        agent_remote_read(t, p->site.scratch, &limit, sizeof limit, NULL);
         rec->proc = p->rec->rec.objref;
         rec->resource = i;
         rec->cur = limit.rlim_cur;
         rec->max = limit.rlim_max;
     }
-    return true;
 }
 
 static void pending(struct oracle *o, const struct oracle_task *t, uint64_t owner, unsigned flags)
@@ -296,8 +322,10 @@ static void timers(struct oracle *o, struct oracle_proc *p, const struct agent_t
 
         rec->proc = p->rec->rec.objref;
         rec->which = which;
+        // What was left when the head's clocks were read.
         rec->value_ns = (uint64_t)value.it_value.tv_sec * 1000000000ull +
-                        (uint64_t)value.it_value.tv_usec * 1000ull;
+                        (uint64_t)value.it_value.tv_usec * 1000ull +
+                        (uint64_t)(oracle_monotonic_ns() - fmt_image_head(o->img)->monotonic_ns);
         rec->interval_ns = (uint64_t)value.it_interval.tv_sec * 1000000000ull +
                            (uint64_t)value.it_interval.tv_usec * 1000ull;
     }
@@ -336,6 +364,7 @@ bool oracle_signals(struct oracle *o, struct oracle_proc *p, GError **error)
     pending(o, leader, p->rec->rec.objref, PTRACE_PEEKSIGINFO_SHARED);
     actions(o, p, t);
     timers(o, p, t);
+    limits(o, p, t);
     mm->brk = (uint64_t)oracle_call(t, SYS_brk, 0, 0, 0, 0);
     mm->dumpable = (uint64_t)oracle_call(t, SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0);
     mm->thp_disable = oracle_call(t, SYS_prctl, PR_GET_THP_DISABLE, 0, 0, 0) == 1;

@@ -38,11 +38,13 @@ bool oracle_fail(GError **error, const char *what); // from errno
 char *oracle_proc_file(pid_t pid, const char *name);
 // The number after `key` at the start of a line of /proc/PID/status, in the given base.
 uint64_t oracle_status(pid_t pid, const char *key, int base);
+int64_t oracle_monotonic_ns(void);
 // A remote call in the leader whose result must not be an error.
 int64_t oracle_call(const struct agent_tracee *t, long nr, uint64_t a, uint64_t b, uint64_t c,
                     uint64_t d);
 
 bool oracle_tasks(struct oracle *o, struct oracle_proc *p, GError **error); // oracle-task.c
+bool oracle_zombie(struct oracle *o, struct oracle_proc *p);
 bool oracle_signals(struct oracle *o, struct oracle_proc *p, GError **error);
 bool oracle_memory(struct oracle *o, struct oracle_proc *p, GError **error); // oracle-mem.c
 bool oracle_files(struct oracle *o, struct oracle_proc *p, GError **error);  // oracle-file.c

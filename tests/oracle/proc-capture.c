@@ -67,6 +67,11 @@ static int64_t clock_ns(clockid_t clock)
     return ts.tv_sec * 1000000000ll + ts.tv_nsec;
 }
 
+int64_t oracle_monotonic_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
 static void head(FmtImage *img, pid_t root)
 {
     struct fmt_head *h = fmt_image_head(img);
@@ -136,7 +141,10 @@ static bool seize_threads(struct oracle_proc *p, GError **error)
 static bool seize_tree(struct oracle *o, pid_t pid, GError **error)
 {
     struct oracle_proc *p = add_proc(o, pid);
+    g_autofree char *stat = oracle_proc_file(pid, "stat");
 
+    if (stat && strstr(stat, ") Z ")) // nothing is left to be stopped
+        return true;
     if (!seize_threads(p, error))
         return false;
     for (guint i = 0; i < p->tasks->len; i++) {
@@ -183,6 +191,8 @@ static bool find_site(struct oracle_proc *p, GError **error)
 
 static bool capture(struct oracle *o, struct oracle_proc *p, GError **error)
 {
+    if (p->tasks->len == 0)
+        return oracle_zombie(o, p);
     if (!oracle_tasks(o, p, error) || !oracle_memory(o, p, error) || !find_site(p, error) ||
         !oracle_signals(o, p, error) || !oracle_files(o, p, error))
         return false;
@@ -202,7 +212,7 @@ static void let_go(struct oracle *o, bool end)
             struct oracle_task *t = &g_array_index(p->tasks, struct oracle_task, j);
             g_autoptr(GError) ignored = NULL;
 
-            if (!end && agent_remote_settle(&t->tracee, &ignored)) {
+            if (!end && p->site.syscall_ip && agent_remote_settle(&t->tracee, &ignored)) {
                 ptrace(PTRACE_SETREGS, t->tracee.tid, NULL, &t->regs);
                 ptrace(PTRACE_SETSIGMASK, t->tracee.tid, sizeof t->blocked, &t->blocked);
             }
