@@ -21,7 +21,9 @@
  * Three descriptors: signals, the port, the worker's socket. Nothing in here blocks.
  *
  * When the host goes away, what it had sent is still read and obeyed first: a RELEASE that is in
- * the ring counts. Only at end of file the session is over and its worker told to undo its job.
+ * the ring counts. Only at end of file the session is over and its worker told to undo its job. Not
+ * at once: a port learns by another queue than its data that hosts come and go, so it can be at its
+ * end while the HELLO of a host has been read already.
  * A session that begins meanwhile is answered when that is done.
  *
  * No limit here is measured in time, but for giving a worker up that does not end: the guest may be
@@ -30,18 +32,25 @@
 #define TICK_MS            1000
 #define LOOK_FOR_PORT_MS   250
 #define WORKER_BACKLOG     (1u << 20) // queued for the worker: stop reading the port
-#define WORKER_CLOSING_MAX 20         // ticks
-#define READS_PER_LOOP     64
+#define WORKER_CLOSING_MAX 20         // ticks until a worker that does not end is killed
+#define HUNG_UP_TICKS      2          // ticks without a host that end a session
+#define READS_PER_LOOP     256
+
+// QEMU fills buffers of 4 KiB, and interrupts for each that the guest was waiting for. In the
+// middle of an image it pays to let it fill some more first.
+#define STREAM_NAP_US 1000
 
 struct session {
     const struct agent_session_options *options;
     int signal_fd;
     int port_fd;         // -1: not there (yet)
     bool port_is_socket; // closed for good when the host goes away
-    bool hung_up;        // no host is connected
+    bool hung_up;        // no host is connected, as far as the port knows
+    unsigned hung_up_ticks;
     AgentWire *port;
     bool open;        // a HELLO was taken
     bool hello_waits; // ... and will be answered when the last session's worker has ended
+    bool streaming;   // the last message was DATA: more is on its way
     AgentWorker *worker;
     int64_t last_sent_ms, last_tick_ms;
     bool stop;
@@ -168,6 +177,7 @@ static void on_job(struct session *s, const struct agent_frame *frame)
 // For the worker.
 static void on_other(struct session *s, const struct agent_frame *frame)
 {
+    s->streaming = frame->type == AGENT_DATA;
     if (s->worker && !s->worker->ended && !s->worker->closing) {
         if (frame->type == AGENT_HOLD) {
             struct json_object *json = agent_frame_json(frame, NULL);
@@ -221,6 +231,9 @@ static void close_port(struct session *s)
 
 static void read_port(struct session *s, bool hung_up)
 {
+    if (s->streaming && !hung_up)
+        g_usleep(STREAM_NAP_US);
+    s->streaming = false;
     for (int i = 0; i < READS_PER_LOOP || hung_up; i++) {
         ssize_t n = agent_wire_read(s->port, s->port_fd);
 
@@ -230,8 +243,8 @@ static void read_port(struct session *s, bool hung_up)
         }
         if (n < 0 && errno == EAGAIN)
             return;
-        // End of file: no host is there. A virtio port stays, and gets its next host.
-        end_session(s);
+        // End of file: no host is there. A virtio port stays, and gets its next host; tick() tells
+        // how long the session may wait for that.
         s->hung_up = true;
         if (n < 0 || s->port_is_socket)
             close_port(s);
@@ -317,7 +330,7 @@ static void read_signals(struct session *s)
         if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
             s->stop = true;
         if (info.ssi_signo == SIGIO)
-            s->hung_up = false; // perhaps: the next read tells
+            s->hung_up = false;
     }
     reap_worker(s);
 }
@@ -329,7 +342,9 @@ static void tick(struct session *s)
     if (now - s->last_tick_ms < TICK_MS)
         return;
     s->last_tick_ms = now;
-    s->hung_up = false;
+    if (s->hung_up && ++s->hung_up_ticks >= HUNG_UP_TICKS)
+        end_session(s);
+    s->hung_up = false; // perhaps: the next read tells
     if (s->open && now - s->last_sent_ms >= TICK_MS && agent_wire_pending(s->port) == 0)
         send_json(s, AGENT_ALIVE, NULL);
     if (s->worker && s->worker->closing && s->worker->closing_ticks++ >= WORKER_CLOSING_MAX)
@@ -357,6 +372,8 @@ static void step(struct session *s)
         reap_worker(s);
     if (s->worker)
         agent_worker_flush(s->worker);
+    if (fds[1].revents && !(fds[1].revents & POLLHUP))
+        s->hung_up_ticks = 0;
     if (s->port_fd >= 0 && (fds[1].revents & (POLLIN | POLLHUP | POLLERR)))
         read_port(s, fds[1].revents & POLLHUP);
     if (s->port_fd >= 0 && !s->hung_up && agent_wire_write(s->port, s->port_fd) < 0)
