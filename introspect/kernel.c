@@ -134,7 +134,9 @@ static bool find_layout(IntroKernel *k, const char *profile_path, GError **error
     g_autoptr(IntroTypes) types =
         profile_path ? read_profile(k, profile_path, error) : read_btf(k, error);
 
-    if (!types || !intro_layout_resolve(types, &k->layout, error)) {
+    if (!types)
+        return false;
+    if (!intro_layout_resolve(types, &k->layout, error)) {
         g_prefix_error(error, "Linux %s: ", k->release);
         return false;
     }
@@ -316,7 +318,8 @@ static bool try_candidate(const IntroVmcoreinfo *info, void *user)
     s->found = kernel_new(s->mem, info, s->profile_path, &error);
     if (s->found)
         return false;
-    g_prefix_error(&error, "VMCOREINFO at 0x%" PRIx64 ": ", info->found_at.addr);
+    if (!is_about_kernel(error))
+        g_prefix_error(&error, "VMCOREINFO at 0x%" PRIx64 ": ", info->found_at.addr);
     if (!s->error || (is_about_kernel(error) && !is_about_kernel(s->error))) {
         g_clear_error(&s->error);
         s->error = error;
