@@ -5,10 +5,10 @@
 // right before the first record that refers to it (right behind HEAD, for HEAD must be first), and
 // gets the next objref above those of the image, as do BODY, PAGES and TAIL.
 #include <inttypes.h>
-#include <xxhash.h>
 
 #include "formats/catalogue.h"
 #include "formats/check.h"
+#include "formats/hash.h"
 #include "formats/image-priv.h"
 #include "formats/stream.h"
 #include "formats/wire.h"
@@ -19,7 +19,7 @@ struct encoder {
     const FmtImage *img;
     fmt_write_fn write; // NULL: only count
     void *user;
-    XXH3_state_t *hash; // NULL: only count
+    FmtHash *hash; // NULL: only count
     uint64_t offset_bytes;
     uint64_t body_bytes; // what a reader charges to FMT_BODY_MAX_BYTES
     uint64_t n_records;
@@ -34,7 +34,7 @@ static bool put(struct encoder *enc, const void *data, uint64_t len, GError **er
     enc->offset_bytes += len;
     if (!enc->write || len == 0)
         return true;
-    XXH3_128bits_update(enc->hash, data, len);
+    fmt_hash_update(enc->hash, data, len);
     return enc->write(data, len, enc->user, error);
 }
 
@@ -206,29 +206,29 @@ static bool put_objects(struct encoder *enc, GError **error)
     return false;
 }
 
-static XXH128_hash_t digest(const struct encoder *enc)
+static struct fmt_hash128 digest(const struct encoder *enc)
 {
-    return enc->hash ? XXH3_128bits_digest(enc->hash) : (XXH128_hash_t){0};
+    return enc->hash ? fmt_hash_get128(enc->hash) : (struct fmt_hash128){0};
 }
 
 static bool put_body(struct encoder *enc, GError **error)
 {
-    XXH128_hash_t hash = digest(enc);
+    struct fmt_hash128 hash = digest(enc);
     struct fmt_body body = {.rec = {.type = FMT_BODY, .objref = enc->next_ref++},
                             .n_records = enc->n_records + 1,
-                            .hash_lo = hash.low64,
-                            .hash_hi = hash.high64};
+                            .hash_lo = hash.lo,
+                            .hash_hi = hash.hi};
 
     return put_fields(enc, &body.rec, 0, error);
 }
 
 static bool put_tail(struct encoder *enc, GError **error)
 {
-    XXH128_hash_t hash = digest(enc);
+    struct fmt_hash128 hash = digest(enc);
     struct fmt_tail tail = {.rec = {.type = FMT_TAIL, .objref = enc->next_ref++},
                             .n_records = enc->n_records + 1,
-                            .hash_lo = hash.low64,
-                            .hash_hi = hash.high64};
+                            .hash_lo = hash.lo,
+                            .hash_hi = hash.hi};
 
     return put_fields(enc, &tail.rec, 0, error);
 }
@@ -242,7 +242,7 @@ static bool put_extent(struct encoder *enc, const struct fmt_extent *extent, GEr
         contents ? -(enc->offset_bytes + WIRE_HEADER_BYTES + fields) % FMT_PAGE_BYTES : 0;
 
     pages.rec = (struct fmt_record){.type = FMT_PAGES, .objref = enc->next_ref++};
-    pages.hash = contents && enc->hash ? XXH3_64bits(extent->data, contents) : 0;
+    pages.hash = contents && enc->hash ? fmt_hash64(extent->data, contents) : 0;
     return put_fields(enc, &pages.rec, gap + contents, error) && put(enc, zero_page, gap, error) &&
            put(enc, extent->data, contents, error);
 }
@@ -281,14 +281,12 @@ static bool run(const FmtImage *img, fmt_write_fn write, void *user, uint64_t *r
         .scratch = g_byte_array_new(),
     };
 
-    if (write) {
-        enc.hash = XXH3_createState();
-        XXH3_128bits_reset(enc.hash);
-    }
+    if (write)
+        enc.hash = fmt_hash_new();
 
     bool ok = fmt_check_records(img, error) && encode(&enc, error);
 
-    XXH3_freeState(enc.hash);
+    fmt_hash_free(enc.hash);
     g_hash_table_unref(enc.strings);
     g_hash_table_unref(enc.blobs);
     g_byte_array_unref(enc.scratch);

@@ -2,8 +2,7 @@
 // Puts the checksums of a changed image right, so that a fuzzer gets past them.
 #include "fmt_resign.h"
 
-#include <xxhash.h>
-
+#include "formats/hash.h"
 #include "formats/records.h"
 #include "formats/wire.h"
 
@@ -16,16 +15,16 @@ static void sign_pages(uint8_t *payload, size_t len)
         len >= AT(pages, hash) + 8 ? wire_get64(payload + AT(pages, n_pages)) * 4096 : 0;
 
     if (contents > 0 && contents <= len - (AT(pages, hash) + 8))
-        wire_put64(payload + AT(pages, hash), XXH3_64bits(payload + len - contents, contents));
+        wire_put64(payload + AT(pages, hash), fmt_hash64(payload + len - contents, contents));
 }
 
-static void sign_all(uint8_t *payload, size_t len, XXH128_hash_t hash)
+static void sign_all(uint8_t *payload, size_t len, struct fmt_hash128 hash)
 {
     G_STATIC_ASSERT(AT(body, hash_lo) == AT(tail, hash_lo));
     if (len < AT(body, hash_hi) + 8)
         return;
-    wire_put64(payload + AT(body, hash_lo), hash.low64);
-    wire_put64(payload + AT(body, hash_hi), hash.high64);
+    wire_put64(payload + AT(body, hash_lo), hash.lo);
+    wire_put64(payload + AT(body, hash_hi), hash.hi);
 }
 
 void fmt_resign(uint8_t *data, size_t size)
@@ -42,7 +41,7 @@ void fmt_resign(uint8_t *data, size_t size)
         if (h.type == FMT_PAGES)
             sign_pages(payload, h.length_bytes);
         else if (h.type == FMT_BODY || h.type == FMT_TAIL)
-            sign_all(payload, h.length_bytes, XXH3_128bits(data, at));
+            sign_all(payload, h.length_bytes, fmt_hash128(data, at));
         at += WIRE_HEADER_BYTES + h.length_bytes + wire_pad(h.length_bytes);
     }
 }
