@@ -38,10 +38,11 @@ static GArray *make_symbols(bool percpu, bool long_name)
     s.name = "T_stext";
     g_array_append_val(symbols, s);
     for (unsigned i = 1; i <= 600; i++) {
+        g_autofree char *name =
+            i == 300 && long_name ? g_strnfill(200, 'x') : g_strdup_printf("tsys_call_%u", i);
+
         s.address = STEXT + 16 * i;
-        s.name = g_intern_string(g_strdup_printf("tsys_call_%u", i));
-        if (i == 300 && long_name)
-            s.name = g_intern_string(g_strnfill(200, 'x'));
+        s.name = g_intern_string(name);
         g_array_append_val(symbols, s);
     }
     s = (struct fixture_symbol){.address = STEXT + 16 * 700, .name = "B_end"};

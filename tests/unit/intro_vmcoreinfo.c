@@ -56,8 +56,8 @@ static void test_malformed(void)
         "OSRELEASE=6.1\nSYMBOL(_stext)=ffffffff91c00000\n",
         "OSRELEASE=6.1\nSYMBOL(_stext)=ffffffff91c00000\nNUMBER(phys_base)=1\n",
         "OSRELEASE=6.1\nSYMBOL(_stext)=zz\nNUMBER(phys_base)=1\nSYMBOL(init_top_pgt)=1\n",
-        "OSRELEASE=6.1\nSYMBOL(_stext)=ffffffffffffffff1\nNUMBER(phys_base)=1\n"
-        "SYMBOL(init_top_pgt)=1\n",
+        ("OSRELEASE=6.1\nSYMBOL(_stext)=ffffffffffffffff1\nNUMBER(phys_base)=1\n"
+         "SYMBOL(init_top_pgt)=1\n"),
         "OSRELEASE=6.1\x01\nSYMBOL(_stext)=1\nNUMBER(phys_base)=1\nSYMBOL(init_top_pgt)=1\n",
         "SYMBOL(_stext)=1\nNUMBER(phys_base)=1\nSYMBOL(init_top_pgt)=1\n",
     };
