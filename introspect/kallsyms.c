@@ -195,6 +195,12 @@ IntroKallsyms *intro_kallsyms_new(const struct intro_kallsyms_tables *tables, ui
 
 /* ---- lookups ---- */
 
+const char *intro_kallsyms_get(const IntroKallsyms *syms, size_t i, uint64_t *ret_address)
+{
+    *ret_address = syms->symbols[i].address;
+    return symbol_name(syms, i);
+}
+
 bool intro_kallsyms_find(const IntroKallsyms *syms, const char *name, uint64_t *ret)
 {
     uint32_t slot = *find_slot(syms, name);

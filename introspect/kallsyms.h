@@ -34,7 +34,9 @@ IntroKallsyms *intro_kallsyms_new(const struct intro_kallsyms_tables *tables, ui
 void intro_kallsyms_free(IntroKallsyms *syms); // NULL-safe
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(IntroKallsyms, intro_kallsyms_free)
 
+// All symbols in order of address. i is below the count; the name is borrowed.
 size_t intro_kallsyms_count(const IntroKallsyms *syms);
+const char *intro_kallsyms_get(const IntroKallsyms *syms, size_t i, uint64_t *ret_address);
 
 // Several static symbols may share a name: then it is the one with the lowest address.
 bool intro_kallsyms_find(const IntroKallsyms *syms, const char *name, uint64_t *ret);

@@ -14,19 +14,32 @@
 #define MAX_TASKS 100000
 
 static int64_t started;
+static char *profile;
+static gboolean symbols_only;
+
+static const GOptionEntry options[] = {
+    {"profile", 0, 0, G_OPTION_ARG_FILENAME, &profile, "layout profile for a kernel without BTF",
+     "FILE"},
+    {"symbols", 0, 0, G_OPTION_ARG_NONE, &symbols_only, "print all of kallsyms, nothing else",
+     NULL},
+    G_OPTION_ENTRY_NULL,
+};
 
 static void lap(const char *what)
 {
     int64_t now = g_get_monotonic_time();
 
+    if (symbols_only)
+        return;
     printf("%8.2f ms  %s\n", (now - started) / 1000.0, what);
     started = now;
 }
 
 static bool first_text(const IntroVmcoreinfo *info, void *user)
 {
-    printf("VMCOREINFO at 0x%" PRIx64 ", _stext at 0x%" PRIx64 "\n", info->found_at.addr,
-           info->stext);
+    if (!symbols_only)
+        printf("VMCOREINFO at 0x%" PRIx64 ", _stext at 0x%" PRIx64 "\n", info->found_at.addr,
+               info->stext);
     return false;
 }
 
@@ -96,7 +109,17 @@ static bool walk_init(IntroKernel *k, GError **error)
     return true;
 }
 
-static bool probe(VmmMemory *mem, const char *profile, GError **error)
+static void print_symbols(IntroKernel *k)
+{
+    for (size_t i = 0; i < intro_kallsyms_count(k->symbols); i++) {
+        uint64_t at;
+        const char *name = intro_kallsyms_get(k->symbols, i, &at);
+
+        printf("%016" PRIx64 " %s\n", at, name);
+    }
+}
+
+static bool probe(VmmMemory *mem, GError **error)
 {
     g_autoptr(IntroKernel) k = NULL;
     const struct intro_kernel_info *info;
@@ -108,6 +131,10 @@ static bool probe(VmmMemory *mem, const char *profile, GError **error)
     k = intro_kernel_find(mem, profile, error);
     if (!k)
         return false;
+    if (symbols_only) {
+        print_symbols(k);
+        return true;
+    }
     lap("intro_kernel_find");
     info = intro_kernel_info(k);
     printf("Linux %s %s %s\nphys_base %" PRId64 " kaslr 0x%" PRIx64 " levels %u types %s\n",
@@ -139,7 +166,7 @@ static bool probe(VmmMemory *mem, const char *profile, GError **error)
     return true;
 }
 
-static bool probe_file(const char *path, const char *profile, GError **error)
+static bool probe_file(const char *path, GError **error)
 {
     g_autoptr(GMappedFile) file = g_mapped_file_new(path, FALSE, error);
     g_autoptr(VmmMemory) mem = NULL;
@@ -151,31 +178,33 @@ static bool probe_file(const char *path, const char *profile, GError **error)
     data = g_mapped_file_get_contents(file);
     range.size_bytes = g_mapped_file_get_length(file);
     mem = vmm_memory_new_from_buffers(&range, &data, 1, NULL, NULL);
-    return probe(mem, profile, error);
+    return probe(mem, error);
 }
 
-static bool probe_machine(const char *target, const char *profile, GError **error)
+static bool probe_machine(const char *target, GError **error)
 {
     g_autoptr(VmmMachine) vm = vmm_machine_open(target, error);
 
     lap("attach");
-    return vm && vmm_machine_pause(vm, error) && probe(vmm_machine_memory(vm), profile, error);
+    return vm && vmm_machine_pause(vm, error) && probe(vmm_machine_memory(vm), error);
 }
 
 int main(int argc, char **argv)
 {
+    g_autoptr(GOptionContext) context = g_option_context_new("TARGET|ram:FILE");
     g_autoptr(GError) error = NULL;
     bool ok;
 
-    started = g_get_monotonic_time();
-    if (argc < 2) {
-        fprintf(stderr, "usage: introspect-probe TARGET|ram:FILE [PROFILE]\n");
+    g_option_context_add_main_entries(context, options, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &error) || argc != 2) {
+        fprintf(stderr, "introspect-probe: %s\n", error ? error->message : "give one target");
         return 2;
     }
+    started = g_get_monotonic_time();
     if (g_str_has_prefix(argv[1], "ram:"))
-        ok = probe_file(argv[1] + 4, argv[2], &error);
+        ok = probe_file(argv[1] + 4, &error);
     else
-        ok = probe_machine(argv[1], argv[2], &error);
+        ok = probe_machine(argv[1], &error);
     if (!ok)
         fprintf(stderr, "introspect-probe: %s\n", error->message);
     return !ok;
