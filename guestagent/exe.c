@@ -3,6 +3,7 @@
 
 #include <linux/prctl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "guestagent/engine.h"
@@ -18,6 +19,16 @@ static void plan(AgentRestore *r)
             agent_note(r, "dumpable", p->rec->pid, -1,
                        "it may be dumped by root only (2); it will not be dumpable at all");
     }
+}
+
+// The program that the process has from the agent, which the kernel does not let us set again while
+// it is mapped.
+static bool is_own(int fd)
+{
+    struct stat own, exe;
+
+    return stat("/proc/self/exe", &own) == 0 && fstat(fd, &exe) == 0 && own.st_dev == exe.st_dev &&
+           own.st_ino == exe.st_ino;
 }
 
 // Runs after the mappings: the kernel lets the executable be changed only while nothing of the old
@@ -45,6 +56,8 @@ static bool build(AgentProc *p, GError **error)
     };
     uint64_t at;
 
+    if (is_own((int)map.exe_fd))
+        map.exe_fd = ~0u;
     if (auxv_bytes > 0) {
         if (!agent_remote_put(t, sizeof map, auxv, auxv_bytes, &at, error))
             return false;

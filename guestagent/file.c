@@ -121,6 +121,9 @@ void agent_files_plan(AgentRestore *r)
         agent_file_user(r, f->rec->rec.objref, &pid, &fd);
         if (kind)
             kind->plan(r, f->rec);
+        else if (f->rec->kind == FMT_FILE_OTHER)
+            agent_refuse(r, "file-kind", pid, fd, "%s is not supported",
+                         f->rec->path ? f->rec->path : "an open file of this kind");
         else
             agent_refuse(r, "file-kind", pid, fd,
                          "a file of kind %" G_GUINT64_FORMAT " is not supported", f->rec->kind);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/utsname.h>
 
+#include "formats/cpu_features.h"
 #include "guestagent/engine.h"
 #include "guestagent/plan.h"
 
@@ -188,6 +189,17 @@ void agent_restore_free(AgentRestore *r)
     g_free(r);
 }
 
+static void plan_cpu(AgentRestore *r)
+{
+    const struct fmt_cpu *cpu = fmt_image_nth(r->img, FMT_CPU, 0);
+    g_autofree char *here = fmt_cpu_features_here();
+    g_autofree char *missing = cpu ? fmt_cpu_features_missing(cpu->features, here) : NULL;
+
+    if (missing)
+        agent_refuse(r, "cpu-feature", 0, -1,
+                     "the program may use what this CPU or kernel does not offer: %s", missing);
+}
+
 void agent_plan_machine(AgentRestore *r)
 {
     const struct fmt_head *head = fmt_image_head(r->img);
@@ -201,4 +213,5 @@ void agent_plan_machine(AgentRestore *r)
     if (uname(&here) == 0 && (!head->machine || strcmp(head->machine, here.machine) != 0))
         agent_refuse(r, "machine", 0, -1, "the image is from a %s machine, this one is %s",
                      head->machine ? head->machine : "unknown", here.machine);
+    plan_cpu(r);
 }

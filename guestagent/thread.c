@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What each thread has registered with the kernel, and small properties set by prctl.
 
+#include <linux/membarrier.h>
 #include <linux/prctl.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "guestagent/engine.h"
 
@@ -45,14 +47,49 @@ static bool finish_task(AgentTask *t, GError **error)
     return agent_remote(tr, "personality", SYS_personality, NULL, error, rec->personality);
 }
 
+// MEMBARRIER_STATE_* of the kernel (sched/mm.h), and the command that sets each.
+static const struct {
+    uint64_t state;
+    int command;
+} barriers[] = {
+    {1 << 1, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED},
+    {1 << 3, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED},
+    {1 << 5, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE},
+    {1 << 7, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ},
+};
+
 static bool finish(AgentProc *p, GError **error)
 {
+    for (size_t i = 0; i < G_N_ELEMENTS(barriers); i++) {
+        if (p->mm->membarrier & barriers[i].state &&
+            !agent_remote(&agent_leader(p)->tracee, "membarrier", SYS_membarrier, NULL, error,
+                          barriers[i].command, 0))
+            return false;
+    }
     return !p->rec->subreaper || agent_remote(&agent_leader(p)->tracee, "PR_SET_CHILD_SUBREAPER",
                                               SYS_prctl, NULL, error, PR_SET_CHILD_SUBREAPER, 1);
 }
 
+static void plan(AgentRestore *r)
+{
+    const int64_t have = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
+
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        for (size_t j = 0; p->mm && j < G_N_ELEMENTS(barriers); j++) {
+            if (p->mm->membarrier & barriers[j].state &&
+                (have < 0 || !(have & barriers[j].command)))
+                agent_refuse(r, "membarrier", p->rec->pid, -1,
+                             "it uses a kind of membarrier (%#x) that this kernel lacks",
+                             (unsigned)barriers[j].command);
+        }
+    }
+}
+
 const struct agent_aspect agent_aspect_thread = {
     .name = "registrations",
+    .plan = plan,
     .finish = finish,
     .finish_task = finish_task,
 };

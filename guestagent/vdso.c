@@ -338,19 +338,47 @@ static bool put_back(AgentProc *p, const struct fmt_vma *code, GError **error)
                         PROT_READ | PROT_EXEC);
 }
 
-// A thread may be caught in the vdso only at a system call: anywhere else it may hold half of a
-// clock reading that is worth nothing with this machine's data.
-static bool check_threads(const AgentProc *p, const struct fmt_vma *code, GError **error)
+static bool at_call(const AgentProc *p, uint64_t offset)
 {
+    const uint8_t *code = p->old_vdso->data;
+
+    return (offset + 2 <= p->old_vdso->len && memcmp(code + offset, syscall_insn, 2) == 0) ||
+           (offset >= 2 && memcmp(code + offset - 2, syscall_insn, 2) == 0);
+}
+
+// Whether `offset` lies inside of a function of this name, past its first instruction.
+static bool inside(const AgentProc *p, uint64_t offset, const char *name)
+{
+    g_autoptr(GArray) all = functions(p->old_vdso->data, p->old_vdso->len);
+
+    for (guint i = 0; i < all->len; i++) {
+        const struct function *f = &g_array_index(all, struct function, i);
+
+        if (strcmp(base_name(f->name), name) == 0 && offset > f->offset &&
+            offset < f->offset + f->bytes)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * A thread caught in the middle of reading a clock holds half of a reading that is worth nothing
+ * with this machine's data. It goes on well where it is at a system call. With the same code it
+ * also does where it comes from outside of a time namespace and is in one now: the sequence count
+ * of its data is then odd here and was even there, so it notices and reads again, or it had the
+ * whole reading already. time() alone does not look at the count.
+ */
+static bool check_threads(const AgentProc *p, const struct fmt_vma *code, bool same, GError **error)
+{
+    const bool noticed =
+        same && p->r->timens && !p->rec->timens_monotonic_ns && !p->rec->timens_boottime_ns;
+
     for (guint i = 0; i < p->tasks->len; i++) {
         const AgentTask *t = g_ptr_array_index(p->tasks, i);
-        const uint64_t at = t->rec->rip - code->start;
+        const uint64_t offset = t->rec->rip - code->start;
 
-        if (t->rec->rip < code->start || t->rec->rip >= code->end)
-            continue;
-        if (at + 2 <= p->old_vdso->len && memcmp(p->old_vdso->data + at, syscall_insn, 2) == 0)
-            continue;
-        if (at >= 2 && memcmp(p->old_vdso->data + at - 2, syscall_insn, 2) == 0)
+        if (t->rec->rip < code->start || t->rec->rip >= code->end || at_call(p, offset) ||
+            (noticed && !inside(p, offset, "time")))
             continue;
         return agent_fail(
             error, "thread %" G_GUINT64_FORMAT " was reading a clock in the vdso; capture it again",
@@ -376,9 +404,11 @@ static bool finish(AgentProc *p, GError **error)
 
     if (!here)
         return false;
-    if (!check_threads(p, code, error))
+    const bool same = same_code(p, code, here);
+
+    if (!check_threads(p, code, same, error))
         ok = false;
-    else if (same_code(p, code, here))
+    else if (same)
         ok =
             move_parts(p, here, p->vdso - (here->vdso - here->vvar), captured_data(p, code), error);
     else
