@@ -9,10 +9,11 @@
  *
  *   private anonymous     what the page tables show, DATA of the address space
  *   private of a file     copied-on-write pages likewise; the file's own from the page cache, CLEAN
- *   shared of a file      the page cache, CLEAN: the target's file must hold the same
- *   shared without a file the page cache of the shmem inode, DATA of the SHM
- *   vdso                  the kernel's image of it (all of it, touched or not)
- *   vvar                  nothing: the target's kernel has its own
+ *   shared of a file      the page cache, CLEAN: the target's file must hold the same; but DATA
+ * where the program has written to the mapping: these pages go into the target's file shared
+ * without a file the page cache of the shmem inode, DATA of the SHM vdso                  the
+ * kernel's image of it (all of it, touched or not) vvar                  nothing: the target's
+ * kernel has its own
  */
 
 // include/linux/mm.h; these bits are the same in every release from 5.10 on.
@@ -60,6 +61,8 @@ struct mapping {
 };
 
 /* ---- pages of the page tables ---- */
+
+#define PTE_DIRTY 0x40ull
 
 // Whether a frame is private to the process: page->mapping of the (head) page has
 // PAGE_MAPPING_ANON.
@@ -110,12 +113,28 @@ static bool want_page(const struct intro_user_page *page, bool present, void *us
     return true;
 }
 
-static bool want_private_pages(struct mapping *m, GError **error)
+// Pages of a shared file mapping that the program has written to. What was written back to the file
+// since is clean again, and not distinguished from what others wrote.
+static bool want_written_page(const struct intro_user_page *page, bool present, void *user)
+{
+    struct mapping *m = user;
+    uint64_t start = MAX(page->at.addr, m->rec->start);
+    uint64_t end = MIN(page->at.addr + page->size_bytes, m->rec->end);
+    const struct fmt_file *file = fmt_image_by_ref(m->c->img, m->rec->object, FMT_FILE);
+
+    if (present && page->is_ram && page->entry & PTE_DIRTY)
+        intro_pages_want(m->c->pages, file->object, m->rec->offset_bytes + (start - m->rec->start),
+                         GPA(page->frame.addr + (start - page->at.addr)), end - start,
+                         FMT_PAGES_DATA);
+    return true;
+}
+
+static bool walk_pages(struct mapping *m, intro_user_page_fn fn, GError **error)
 {
     struct gva pgd;
 
     if (!intro_get_ptr(m->c->k, m->mm, M_mm_pgd, &pgd, error) ||
-        !intro_walk_user(m->c->k, pgd, GVA(m->rec->start), GVA(m->rec->end), want_page, m, error))
+        !intro_walk_user(m->c->k, pgd, GVA(m->rec->start), GVA(m->rec->end), fn, m, error))
         return false;
     if (m->error) {
         g_propagate_error(error, g_steal_pointer(&m->error));
@@ -202,7 +221,7 @@ static bool capture_anon(struct mapping *m, GError **error)
                   m->c->k, intro_member_addr(m->c->k, name, M_anon_name_name), 80, error)))
             return false;
     }
-    return want_private_pages(m, error);
+    return walk_pages(m, want_page, error);
 }
 
 static bool capture_file(struct mapping *m, GError **error)
@@ -222,7 +241,7 @@ static bool capture_file(struct mapping *m, GError **error)
         return true;
     }
     m->rec->kind = FMT_VMA_FILE;
-    if (!(m->vm_flags & VM_SHARED) && !want_private_pages(m, error))
+    if (!walk_pages(m, m->vm_flags & VM_SHARED ? want_written_page : want_page, error))
         return false;
     return intro_pagecache(m->c, m->inode, file->object, m->rec->offset_bytes,
                            m->rec->offset_bytes + (m->rec->end - m->rec->start), FMT_PAGES_CLEAN,
@@ -235,7 +254,7 @@ static bool capture_shm(struct mapping *m, GError **error)
         return false;
     m->rec->kind = FMT_VMA_SHM;
     // A private mapping of a memfd has pages of its own beside the shared ones.
-    return m->vm_flags & VM_SHARED || want_private_pages(m, error);
+    return m->vm_flags & VM_SHARED || walk_pages(m, want_page, error);
 }
 
 static bool capture_kind(struct mapping *m, GError **error)

@@ -185,14 +185,103 @@ static bool is_zero(const uint8_t *page)
     return page[0] == 0 && memcmp(page, page + 1, VMM_PAGE_BYTES - 1) == 0;
 }
 
-// Order within the image: by owner, then by address. The decoder insists on it.
-static gint compare_wants(gconstpointer a, gconstpointer b)
+// Pages that become one extent.
+struct run {
+    uint64_t owner;
+    uint64_t start;
+    uint64_t n_pages;
+    enum fmt_pages_kind kind;
+    const uint8_t *data;
+};
+
+/*
+ * Several mappings may show the same page of a file, and one of them may be where it was changed:
+ * it is taken once, and as changed.
+ */
+struct layout {
+    const struct intro_pages *p;
+    GHashTable *taken; // struct page_key, of pages of files
+    GArray *runs;      // struct run
+};
+
+struct page_key {
+    uint64_t owner, start;
+};
+
+static guint hash_key(gconstpointer data)
 {
-    const struct want *x = a, *y = b;
+    const struct page_key *key = data;
+
+    return (guint)(key->start >> VMM_PAGE_SHIFT) ^ (guint)(key->owner << 20);
+}
+
+static gboolean equal_keys(gconstpointer a, gconstpointer b)
+{
+    return memcmp(a, b, sizeof(struct page_key)) == 0;
+}
+
+static bool take_page(struct layout *l, uint64_t owner, uint64_t start)
+{
+    struct page_key key = {owner, start};
+
+    return g_hash_table_add(l->taken, g_memdup2(&key, sizeof(key)));
+}
+
+// A CLEAN page of zeros is still to be compared with the target's file.
+static enum fmt_pages_kind kind_of(const struct want *w, const uint8_t *page)
+{
+    return w->kind == FMT_PAGES_DATA && is_zero(page) ? FMT_PAGES_ZERO : w->kind;
+}
+
+static void add_page(struct layout *l, const struct want *w, uint64_t i)
+{
+    const uint8_t *data = l->p->buffer + (w->first_page + i) * VMM_PAGE_BYTES;
+    struct run run = {w->owner, w->start + i * VMM_PAGE_BYTES, 1, kind_of(w, data), data};
+    struct run *last = l->runs->len ? &g_array_index(l->runs, struct run, l->runs->len - 1) : NULL;
+
+    if (last && last->owner == run.owner && last->kind == run.kind &&
+        last->start + last->n_pages * VMM_PAGE_BYTES == run.start &&
+        last->data + last->n_pages * VMM_PAGE_BYTES == data)
+        last->n_pages++;
+    else
+        g_array_append_val(l->runs, run);
+}
+
+static void add_wants(struct layout *l, const FmtImage *img, bool clean)
+{
+    for (guint i = 0; i < l->p->wants->len; i++) {
+        const struct want *w = &g_array_index(l->p->wants, struct want, i);
+        bool of_file = fmt_image_by_ref(img, w->owner, FMT_INODE);
+
+        for (uint64_t j = 0; (w->kind == FMT_PAGES_CLEAN) == clean && j < w->n_pages; j++)
+            if (!of_file || take_page(l, w->owner, w->start + j * VMM_PAGE_BYTES))
+                add_page(l, w, j);
+    }
+}
+
+// By owner, then by address: the decoder insists on it.
+static gint compare_runs(gconstpointer a, gconstpointer b)
+{
+    const struct run *x = a, *y = b;
 
     if (x->owner != y->owner)
         return x->owner < y->owner ? -1 : 1;
     return x->start < y->start ? -1 : x->start > y->start;
+}
+
+static uint64_t add_extents(const struct layout *l, FmtImage *img)
+{
+    uint64_t with_contents = 0;
+
+    for (guint i = 0; i < l->runs->len; i++) {
+        const struct run *run = &g_array_index(l->runs, struct run, i);
+        bool zero = run->kind == FMT_PAGES_ZERO;
+
+        fmt_image_add_extent(img, run->owner, run->start, run->n_pages, run->kind,
+                             zero ? NULL : run->data);
+        with_contents += zero ? 0 : run->n_pages;
+    }
+    return with_contents;
 }
 
 struct unmapping {
@@ -208,46 +297,18 @@ static void unmap(gpointer data)
     g_free(u);
 }
 
-// The pages of a want from its first_page'th on, zero pages apart. Returns the number of the
-// others.
-static uint64_t add_extents(const struct intro_pages *p, const struct want *w, uint64_t first_page,
-                            FmtImage *img)
-{
-    const uint8_t *data = p->buffer + w->first_page * VMM_PAGE_BYTES;
-    uint64_t with_contents = 0;
-
-    for (uint64_t from = first_page, to; from < w->n_pages; from = to) {
-        bool zero = is_zero(data + from * VMM_PAGE_BYTES);
-
-        for (to = from + 1; to < w->n_pages; to++)
-            if (is_zero(data + to * VMM_PAGE_BYTES) != zero)
-                break;
-        // A CLEAN page of zeros is still to be compared with the target's file.
-        bool elide = zero && w->kind == FMT_PAGES_DATA;
-        fmt_image_add_extent(img, w->owner, w->start + from * VMM_PAGE_BYTES, to - from,
-                             elide ? FMT_PAGES_ZERO : w->kind,
-                             elide ? NULL : data + from * VMM_PAGE_BYTES);
-        with_contents += elide ? 0 : to - from;
-    }
-    return with_contents;
-}
-
 uint64_t intro_pages_finish(struct intro_pages *p, FmtImage *img)
 {
-    uint64_t with_contents = 0, owner = 0, end = 0;
+    g_autoptr(GHashTable) taken = g_hash_table_new_full(hash_key, equal_keys, g_free, NULL);
+    g_autoptr(GArray) runs = g_array_new(FALSE, FALSE, sizeof(struct run));
+    struct layout layout = {p, taken, runs};
 
     for (guint i = 0; i < p->patches->len; i++)
         apply_patch(p, &g_array_index(p->patches, struct patch, i));
-    g_array_sort(p->wants, compare_wants);
-    for (guint i = 0; i < p->wants->len; i++) {
-        const struct want *w = &g_array_index(p->wants, struct want, i);
-        // Two mappings of one file may show the same pages of it: once is enough.
-        uint64_t skip = owner == w->owner && end > w->start ? (end - w->start) / VMM_PAGE_BYTES : 0;
-
-        owner = w->owner;
-        end = MAX(skip ? end : 0, w->start + w->n_pages * VMM_PAGE_BYTES);
-        with_contents += add_extents(p, w, skip, img);
-    }
+    add_wants(&layout, img, false);
+    add_wants(&layout, img, true);
+    g_array_sort(runs, compare_runs);
+    uint64_t with_contents = add_extents(&layout, img);
 
     if (p->buffer) {
         struct unmapping *u = g_new(struct unmapping, 1);
