@@ -153,8 +153,11 @@ enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, const GPtrA
     if (!g_error_matches(error, CLI_ERROR, CLI_ERROR_REFUSED))
         return cli_fail(cli, error);
     cli_warn("%s", error->message);
-    for (guint i = 0; i < reasons->len; i++)
-        fprintf(stderr, "  %s\n", (char *)g_ptr_array_index(reasons, i));
+    for (guint i = 0; i < reasons->len; i++) {
+        g_autofree char *text = cli_printable(g_ptr_array_index(reasons, i));
+
+        fprintf(stderr, "  %s\n", text);
+    }
     if (cli->json) {
         struct json_object *obj = json_object_new_object(), *list = json_object_new_array();
 
@@ -168,14 +171,33 @@ enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, const GPtrA
     return CLI_EXIT_REFUSED;
 }
 
+char *cli_printable(const char *text)
+{
+    char *copy = g_utf8_make_valid(text ? text : "", -1);
+
+    for (char *at = copy; *at; at++) {
+        if ((unsigned char)*at < ' ' || *at == 0x7f)
+            *at = '?';
+    }
+    return copy;
+}
+
+static void print_line(const char *prefix, const char *format, va_list args) G_GNUC_PRINTF(2, 0);
+static void print_line(const char *prefix, const char *format, va_list args)
+{
+    g_autofree char *raw = g_strdup_vprintf(format, args);
+    g_autofree char *text = cli_printable(raw);
+
+    fprintf(stderr, "%s%s\n", prefix, text);
+}
+
 void cli_warn(const char *format, ...)
 {
     va_list args;
 
     va_start(args, format);
-    g_autofree char *text = g_strdup_vprintf(format, args);
+    print_line("vmgraft: ", format, args);
     va_end(args);
-    fprintf(stderr, "vmgraft: %s\n", text);
 }
 
 void cli_note(const struct cli *cli, const char *format, ...)
@@ -185,9 +207,8 @@ void cli_note(const struct cli *cli, const char *format, ...)
     if (cli->quiet)
         return;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    print_line("", format, args);
     va_end(args);
-    fputc('\n', stderr);
 }
 
 void cli_debug(const struct cli *cli, const char *format, ...)
@@ -197,9 +218,8 @@ void cli_debug(const struct cli *cli, const char *format, ...)
     if (!cli->verbose)
         return;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    print_line("", format, args);
     va_end(args);
-    fputc('\n', stderr);
 }
 
 void cli_print_json(struct json_object *take)

@@ -78,5 +78,8 @@ struct json_object *cli_json_ms(int64_t ns);
 // Flushes stdout; the exit code of a command that is done, unless writing failed.
 enum cli_exit cli_done(struct cli *cli);
 
+// The text with everything replaced that could disturb a terminal: guests choose names and paths.
+// Owned by the caller; NULL becomes "".
+char *cli_printable(const char *text);
 char *cli_format_bytes(uint64_t bytes); // "12.3 MiB"; owned by the caller
 int64_t cli_now_ns(void);               // CLOCK_MONOTONIC

@@ -3,7 +3,6 @@
 #include <stdio.h>
 
 #include "cli/guest.h"
-#include "cli/image_text.h"
 #include "introspect/process.h"
 
 static struct json_object *process_json(const struct intro_process *p)

@@ -9,17 +9,6 @@
 
 #include "cli/cli.h"
 
-char *cli_printable(const char *text)
-{
-    char *copy = g_utf8_make_valid(text ? text : "", -1);
-
-    for (char *at = copy; *at; at++) {
-        if ((unsigned char)*at < ' ' || *at == 0x7f)
-            *at = '?';
-    }
-    return copy;
-}
-
 static void print_line(const char *name, const char *value)
 {
     g_autofree char *text = cli_printable(value);

@@ -6,5 +6,3 @@
 
 // Prints where the image comes from and what it holds: processes, threads, mappings, descriptors.
 void cli_print_image(const FmtImage *img);
-// The text with everything replaced that could disturb a terminal. Owned by the caller.
-char *cli_printable(const char *text);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The job behind RESTORE: feeds the image stream to the restore engine as it comes.
+#include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 
 #include "formats/stream.h"
 #include "guestagent/job.h"
@@ -124,9 +127,18 @@ static bool on_release(struct restore_job *rj, const struct agent_frame *frame, 
     return true;
 }
 
-static bool on_abort(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+// Nothing may be left when the host is told so, not even a pid: what had become an orphan is waited
+// for here, as init may take its time.
+static void undo(struct restore_job *rj)
 {
     agent_restore_abort(g_steal_pointer(&rj->restore));
+    while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
+        ;
+}
+
+static bool on_abort(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    undo(rj);
     rj->over = true;
     agent_job_send(rj->job, AGENT_ABORTED, NULL);
     return true;
@@ -168,16 +180,18 @@ void agent_job_restore(struct agent_job *job, struct json_object *request)
     g_autoptr(GError) error = NULL;
     struct agent_frame frame;
 
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
     rj.decoder = fmt_decoder_new(&decoder_ops, &rj);
     while (!rj.over && !error && agent_job_wait(job, -1, -1, &frame) == AGENT_JOB_FRAME) {
         if (!handle(&rj, &frame, &error)) {
-            agent_restore_abort(g_steal_pointer(&rj.restore));
+            undo(&rj);
             if (!rj.over)
                 agent_job_fail(job, error ? error->message : "the image cannot be restored");
             rj.over = true;
         }
     }
-    agent_restore_abort(rj.restore); // the host is gone: nothing stays
+    if (!rj.over) // the host is gone
+        undo(&rj);
     fmt_decoder_free(rj.decoder);
     g_ptr_array_unref(rj.notes);
     if (rj.pids)

@@ -1,0 +1,173 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Moves that are interrupted in every possible place: one copy lives, and it is well.
+# cli_move.sh LAB VMGRAFT AGENT MOVE_SUBJECT
+set -uo pipefail
+lab=$1 vmgraft=$2 agent=$3 subject=$4
+a=move-a-$$ b=move-b-$$
+work=$(mktemp -d)
+trap '"$lab" down "$a"; "$lab" down "$b"; rm -rf "$work"' EXIT
+
+fail() {
+    echo "FAIL: $*"
+    for guest in "$a" "$b"; do
+        echo "# $guest:"
+        "$vmgraft" ps "$("$lab" target "$guest")"
+        "$vmgraft" agent status "$("$lab" target "$guest")"
+    done
+    exit 1
+}
+
+for guest in "$a" "$b"; do
+    "$lab" up "$guest" --memory 256 --agent "$agent" --program "$subject=/usr/bin/move_subject" ||
+        exit 1
+done
+ta=$("$lab" target "$a") tb=$("$lab" target "$b")
+
+# lives GUEST: is the subject there, and does it get on?
+lives() {
+    "$lab" exec "$1" -- sh -c "
+        kill -0 $pid 2>/dev/null || exit 1
+        before=\$(cat /tmp/rounds)
+        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+            sleep 0.2
+            [ \"\$(cat /tmp/rounds)\" = \"\$before\" ] || exit 0
+        done
+        exit 1"
+}
+
+exists() {
+    "$lab" exec "$1" -- kill -0 "$pid" 2>/dev/null
+}
+
+# Exactly one copy lives, in the guest(s) named; leaves its guest in $here and the other in $there.
+expect_in() {
+    local found=
+    for guest in "$a" "$b"; do
+        "$lab" exec "$guest" -- test -e /tmp/FAIL && fail "$1: the subject is hurt in $guest"
+        lives "$guest" && found="$found $guest"
+    done
+    case $found in
+    " $a") here=$a there=$b ;;
+    " $b") here=$b there=$a ;;
+    *) fail "$1: it lives in:$found" ;;
+    esac
+    exists "$there" && fail "$1: something is left in $there"
+    [[ " $2 " == *" $here "* ]] || fail "$1: it lives in $here, not in $2"
+    echo "ok: $1: it lives in $here"
+}
+
+target() {
+    "$lab" target "$1"
+}
+
+pid=$("$lab" exec "$a" --detach -- move_subject 16) || exit 1
+until "$lab" exec "$a" -- test -e /tmp/rounds; do sleep 0.1; done
+expect_in "at the start" "$a"
+
+"$vmgraft" migrate "$ta" "$pid" "$tb" || fail "move"
+expect_in "moved" "$b"
+"$vmgraft" migrate --json "$tb" "$pid" "$ta" >"$work/json" || fail "move back"
+python3 -c 'import json,sys; r = json.load(open(sys.argv[1]))
+assert r["result"] == "moved" and r["pause_ms"] > 0 and len(r["pids"]) == 2, r' "$work/json" ||
+    fail "JSON of a move"
+expect_in "moved back" "$a"
+
+# Ctrl-C at some place: undone, or past the point of no return and completed.
+for delay in 0.05 0.1 0.2 0.3 0.4 0.6 0.8 1.0 1.3 1.6 2.0 2.5 3.0 4.0; do
+    timeout --preserve-status -s INT "$delay" \
+        "$vmgraft" migrate -q "$(target "$here")" "$pid" "$(target "$there")" 2>"$work/stderr"
+    status=$?
+    case $status in
+    0) expect_in "SIGINT after $delay s" "$there" ;;
+    130) expect_in "SIGINT after $delay s" "$here" ;;
+    *) fail "SIGINT after $delay s: exit $status: $(cat "$work/stderr")" ;;
+    esac
+done
+
+# Killed outright: the agents find out by themselves.
+for delay in 0.1 0.3 0.6 1.0 1.5 2.0 3.0; do
+    {
+        timeout -s KILL "$delay" \
+            "$vmgraft" migrate -q "$(target "$here")" "$pid" "$(target "$there")"
+    } 2>/dev/null
+    for _ in $(seq 30); do
+        exists "$a" && exists "$b" || break
+        sleep 1
+    done
+    # Should it have been killed just before the end, somebody has to decide.
+    if "$vmgraft" agent status "$(target "$there")" | grep -q '^holds'; then
+        exists "$here" && verb=abort || verb=release
+        "$vmgraft" agent $verb "$(target "$there")" || fail "agent $verb"
+    fi
+    expect_in "SIGKILL after $delay s" "$a $b"
+done
+
+# An agent that hangs: one sentence, and the process goes on.
+"$lab" exec "$there" -- sh -c 'kill -STOP $(pidof vmgraft-agent)'
+"$vmgraft" migrate --agent-timeout 3 "$(target "$here")" "$pid" "$(target "$there")" 2>"$work/stderr"
+[ $? = 1 ] && grep -q "no agent answers" "$work/stderr" || fail "stopped agent: $(cat "$work/stderr")"
+"$lab" exec "$there" -- sh -c 'kill -CONT $(pidof vmgraft-agent)'
+expect_in "the target's agent hangs" "$here"
+
+# The target's agent dies in the middle; init starts another.
+"$vmgraft" migrate --agent-timeout 5 "$(target "$here")" "$pid" "$(target "$there")" \
+    2>"$work/stderr" &
+move=$!
+until "$lab" exec "$there" -- test -e "/proc/$pid"; do sleep 0.05; done
+"$lab" exec "$there" -- sh -c 'kill -KILL $(pidof vmgraft-agent)'
+wait $move && fail "the target's agent was killed, and the move says it is done"
+expect_in "the target's agent is killed" "$here"
+
+# The source's agent hangs when it is to end the original: nobody knows, and the copy is kept until
+# somebody does.
+main_agent='for p in $(pidof vmgraft-agent); do
+    set -- $(cat /proc/$p/stat); [ $4 = 1 ] && kill -$SIGNAL $p; done'
+"$vmgraft" migrate --agent-timeout 3 "$(target "$here")" "$pid" "$(target "$there")" \
+    2>"$work/stderr" &
+move=$!
+until "$lab" exec "$here" -- grep -q "^State:.t " "/proc/$pid/status"; do sleep 0.02; done
+"$lab" exec "$here" -- sh -c "SIGNAL=STOP; $main_agent"
+wait $move && fail "in doubt: the move says it is done"
+grep -q "it is not known whether the original is dead" "$work/stderr" ||
+    fail "in doubt: $(cat "$work/stderr")"
+"$vmgraft" agent status "$(target "$there")" | grep -q "^holds pid $pid" || fail "nothing is held"
+"$vmgraft" restore "$work/stderr" "$(target "$there")" 2>/dev/null && fail "restore of nonsense"
+"$lab" exec "$here" -- sh -c "SIGNAL=CONT; $main_agent"
+while exists "$here"; do sleep 0.2; done # FINISH was in the ring
+"$vmgraft" agent release "$(target "$there")" || fail "agent release"
+expect_in "in doubt, then released" "$there"
+
+# No agent in the source.
+"$lab" exec "$here" -- sh -c 'mv /usr/sbin/vmgraft-agent /usr/sbin/away; kill $(pidof vmgraft-agent)'
+"$vmgraft" migrate --agent-timeout 5 "$(target "$here")" "$pid" "$(target "$there")" 2>"$work/stderr"
+[ $? = 3 ] && grep -q "runs no agent that could end the original" "$work/stderr" ||
+    fail "no agent in the source: $(cat "$work/stderr")"
+expect_in "no agent in the source" "$here"
+"$vmgraft" migrate --copy "$(target "$here")" "$pid" "$(target "$there")" || fail "copy"
+lives "$a" && lives "$b" || fail "both live after a copy"
+echo "ok: a copy: both live"
+"$lab" exec "$there" -- sh -c "kill -KILL $pid; killall move_subject"
+"$lab" exec "$here" -- mv /usr/sbin/away /usr/sbin/vmgraft-agent
+
+# A capture that cannot be written, or is interrupted, leaves no file and a guest that runs.
+mkdir "$work/full"
+mount -t tmpfs -o size=1M none "$work/full" 2>/dev/null && {
+    "$vmgraft" capture "$(target "$here")" "$pid" -o "$work/full/image" 2>"$work/stderr"
+    [ $? = 1 ] && grep -q "No space left" "$work/stderr" || fail "full disk: $(cat "$work/stderr")"
+    [ -z "$(ls -A "$work/full")" ] || fail "full disk: a file is left"
+    umount "$work/full"
+    expect_in "a full disk" "$here"
+}
+for delay in 0.02 0.05 0.1 0.15 0.2 0.3; do
+    timeout --preserve-status -s INT "$delay" \
+        "$vmgraft" capture -q "$(target "$here")" "$pid" -o "$work/image"
+    status=$?
+    [ $status = 130 ] || [ $status = 0 ] || fail "capture, SIGINT after $delay s: exit $status"
+    [ $status = 0 ] && { "$vmgraft" verify -q "$work/image" || fail "capture"; }
+    rm -f "$work/image"
+    [ -z "$(ls -A "$work" | grep -v -e stderr -e json -e full)" ] || fail "a partial file is left"
+done
+expect_in "interrupted captures" "$here"
+"$lab" exec "$a" -- test ! -e /tmp/FAIL && "$lab" exec "$b" -- test ! -e /tmp/FAIL || fail "hurt"
+echo "ok: all"
