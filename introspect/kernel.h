@@ -84,8 +84,9 @@ struct gva intro_pfn_to_page(const IntroKernel *k, uint64_t pfn);
 // kallsyms, all of it: functions and data. NOT_FOUND where there is none of that name.
 bool intro_symbol(const IntroKernel *k, const char *name, struct gva *ret, GError **error);
 bool intro_has_symbol(const IntroKernel *k, const char *name);
-// The symbol that holds this address: the greatest not above it. NULL where outside of the image
-// and the modules; *ret_offset (may be NULL) is the distance. Borrowed from the kernel.
+// The symbol that holds this address: the greatest not above it, the first of several at one place.
+// NULL outside of the kernel image (modules have symbol tables of their own, which are not read);
+// *ret_offset (may be NULL) is the distance. Borrowed from the kernel.
 const char *intro_symbol_at(const IntroKernel *k, struct gva at, uint64_t *ret_offset);
 // The address of a per-CPU variable on one CPU.
 bool intro_percpu(IntroKernel *k, const char *name, unsigned cpu, struct gva *ret, GError **error);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A developer's tool: what layout.def becomes in the raw BTF of kernels (/sys/kernel/btf/vmlinux).
+// A developer's tool: what layout.def becomes in the raw BTF of kernels (/sys/kernel/btf/vmlinux),
+// or in layout profiles (*.json).
 #include <glib.h>
 #include <stdio.h>
 
@@ -24,8 +25,25 @@ static void print_layout(const struct intro_layout *layout)
             printf(":%-2u bits %-4u", p->bit_offset, p->bit_size);
         else
             printf(" size %-6u  ", p->size_bytes);
-        printf("  %s%s%.0d\n", members[i], p->alternative ? "  #" : "", p->alternative);
+        printf("  %s%s", members[i], p->is_signed ? " signed" : "");
+        if (p->n_elements != 1)
+            printf(" [%u]", p->n_elements);
+        if (p->alternative)
+            printf(" (alternative %u)", p->alternative);
+        printf("\n");
     }
+}
+
+static IntroTypes *load_types(const char *path, GError **error)
+{
+    g_autofree char *bytes = NULL, *release = NULL;
+    gsize len;
+
+    if (g_str_has_suffix(path, ".json"))
+        return intro_types_from_profile(path, &release, error);
+    if (!g_file_get_contents(path, &bytes, &len, error))
+        return NULL;
+    return intro_types_from_btf(bytes, len, error);
 }
 
 int main(int argc, char **argv)
@@ -34,13 +52,9 @@ int main(int argc, char **argv)
 
     for (int i = 1; i < argc; i++) {
         g_autofree struct intro_layout *layout = g_new0(struct intro_layout, 1);
-        g_autoptr(IntroTypes) types = NULL;
         g_autoptr(GError) error = NULL;
-        g_autofree char *bytes = NULL;
-        gsize len;
+        g_autoptr(IntroTypes) types = load_types(argv[i], &error);
 
-        if (g_file_get_contents(argv[i], &bytes, &len, &error))
-            types = intro_types_from_btf(bytes, len, &error);
         if (types && intro_layout_resolve(types, layout, &error))
             print_layout(layout);
         if (error) {
@@ -49,6 +63,6 @@ int main(int argc, char **argv)
         }
     }
     if (status == 2)
-        fprintf(stderr, "usage: layout-check BTF...\n");
+        fprintf(stderr, "usage: layout-check BTF|PROFILE.json...\n");
     return status;
 }
