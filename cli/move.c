@@ -167,7 +167,9 @@ static enum fate look(struct move *m)
         for (guint j = 0; j < m->pids->len; j++) {
             if (p->pid != g_array_index(m->pids, uint32_t, j) || strchr("ZX", p->state))
                 continue;
-            fate = p->state == 't' && fate == FATE_DEAD ? FATE_UNKNOWN : FATE_LIVES;
+            if (p->state != 't')
+                return FATE_LIVES;
+            fate = FATE_UNKNOWN; // still held by the agent, which may yet do either
         }
     }
     return fate;
