@@ -14,8 +14,8 @@
 
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11 };
 
-// CF PF AF ZF SF DF OF ID
-#define FLAGS_HELD 0x200cd5ull
+// CF PF AF ZF SF DF OF. Not ID, which says nothing and which no kernel lets a debugger set.
+#define FLAGS_HELD 0xcd5ull
 #define BLOCKED_MS 150
 
 // x87, SSE, AVX and the three of AVX-512. Not PKRU (random rights would lock us out of our memory).

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One round: a subject starts in A, is taken at a random moment, goes on in B and is asked there."""
+
+import json
+import shlex
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from .guests import CALL_TIMEOUT_S, Failure, GuestDied
+
+READY_S = 120
+VERDICT_S = 120
+MAX_DELAY_S = 0.5
+REFUSED = 3  # exit code of vmgraft
+
+# Exit codes of the scripts below.
+ENDED, LATE = 8, 9
+
+
+def _await(path, pid, seconds):
+    """A shell loop until `path` is there, the process is gone or time is up."""
+    return (f"i=0; until [ -e {path} ]; do "
+            f"[ -d /proc/{pid} ] || {{ sleep 0.2; [ -e {path} ] && break; exit {ENDED}; }}; "
+            f"i=$((i + 1)); [ $i -lt {seconds * 20} ] || exit {LATE}; sleep 0.05; done; ")
+
+
+class Round:
+    def __init__(self, pair, vmgraft, subject, workdir, folder, log):
+        self.pair, self.vmgraft, self.subject = pair, vmgraft, subject
+        self.workdir, self.folder, self.log = workdir, folder, log
+        self.pids = {}
+
+    def _make_workdir(self, guest):
+        prepare = shlex.join(self.subject.command(self.workdir, "--prepare"))
+        guest.shell(f"mkdir -p {self.workdir} && chmod 777 {self.workdir}" +
+                    (f" && {prepare}" if self.subject.prepare else ""))
+
+    def _wait(self, guest, path, seconds, what):
+        """The contents of `path` in the work directory."""
+        pid = self.pids[guest]
+        text = guest.shell(_await(f"{self.workdir}/{path}", pid, seconds) +
+                           f"cat {self.workdir}/{path}; exit 0", (0, ENDED, LATE))
+        if not text and path == "verdict":
+            state = guest.shell(f"cat /proc/{pid}/status /proc/{pid}/wchan /proc/{pid}/stack "
+                                f"2>&1; ls {self.workdir}; dmesg | tail -n 20")
+            self.log.write(state)
+            raise Failure(f"{what}: no verdict, process {pid} " +
+                          ("is still there" if "Name:" in state else "is gone"))
+        return text.strip()
+
+    def _start(self, *more):
+        self.pids[self.pair.a] = self.pair.a.start(self.subject.command(self.workdir, *more))
+        self._wait(self.pair.a, "ready", READY_S, "original")
+        if "verdict" in self.pair.a.shell(f"ls {self.workdir}"):
+            raise Failure(self.pair.a.shell(f"cat {self.workdir}/verdict").strip() +
+                          " before it was moved")
+
+    def _ask(self, guest, what):
+        guest.shell(f": >{self.workdir}/ask")
+        verdict = self._wait(guest, "verdict", VERDICT_S, what)
+        if verdict != "PASS":
+            raise Failure(f"{what}: {verdict}")
+
+    def _vmgraft(self, *words):
+        """The facts that the command prints, None where it refused what it must refuse."""
+        words = [str(self.vmgraft), *words, "--json"]
+        begin = time.monotonic()
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=CALL_TIMEOUT_S, check=False)
+        self.log.write(f"$ {shlex.join(words)}\n{done.stdout}{done.stderr}"
+                       f"[{done.returncode}, {time.monotonic() - begin:.2f} s]\n")
+        if self.subject.refused and words[1] != "restore":
+            if done.returncode == REFUSED and f"{self.subject.refused}: " in done.stderr:
+                return None
+            raise Failure(f"not refused for {self.subject.refused}: exit code {done.returncode}: "
+                          f"{done.stderr.strip()}")
+        if done.returncode:
+            for guest in (self.pair.a, self.pair.b):
+                if not guest.alive():
+                    raise GuestDied(f"guest {guest.name} died\n{guest.console_tail()}")
+            raise Failure(f"vmgraft {words[1]}: exit code {done.returncode}: {done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def _move(self, mode):
+        """Moves the process; returns the facts of the part that paused A."""
+        source, target, pid = self.pair.a.target, self.pair.b.target, str(self.pids[self.pair.a])
+        if not self.subject.refused:
+            self.pids[self.pair.b] = int(pid)
+        if mode == "capture":
+            image = str(self.folder / "image.vmg")
+            facts = self._vmgraft("capture", source, pid, "-o", image)
+            if facts:
+                self._vmgraft("restore", image, target)
+            return facts
+        return self._vmgraft("migrate", *(["--copy"] if mode == "copy" else []), source, pid, target)
+
+    def run(self, mode, random):
+        """Returns the pause of A in milliseconds."""
+        a, b = self.pair.a, self.pair.b
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(self._make_workdir, (a, b)))
+        self._start()
+        delay = random.uniform(0, MAX_DELAY_S)
+        self.log.write(f"delay {delay:.3f} s\n")
+        time.sleep(delay)
+        facts = self._move(mode)
+        if not facts:
+            asked = [(a, "original")]
+        elif mode == "migrate":
+            left = a.shell(f"cat /proc/{self.pids[a]}/cmdline 2>/dev/null; exit 0")
+            if left:
+                raise Failure(f"after the move the original still lives: {left!r}")
+            asked = [(b, "moved")]
+        else:
+            asked = [(a, "original"), (b, "copy")]
+        with ThreadPoolExecutor(2) as pool:
+            asks = [pool.submit(self._ask, *one) for one in asked]
+        for one in asks:
+            one.result()
+        return facts["pause_ms"] if facts else 0
+
+    def sabotage(self):
+        """Not moved, but damaged: it must say FAIL, or its PASS would mean nothing."""
+        self._make_workdir(self.pair.a)
+        self.pids[self.pair.a] = self.pair.a.start(self.subject.command(self.workdir, "--sabotage"))
+        self.pair.a.shell(f"sleep 0.3; : >{self.workdir}/ask")
+        verdict = self._wait(self.pair.a, "verdict", VERDICT_S, "sabotaged")
+        if not verdict.startswith("FAIL "):
+            raise Failure(f"sabotaged, and still {verdict}")
+
+    def clean(self):
+        """Kills what is left, in both guests."""
+        for guest, pid in self.pids.items():
+            guest.shell(f"kill -9 -- -{pid} {pid} 2>/dev/null; rm -rf {self.workdir}; exit 0")

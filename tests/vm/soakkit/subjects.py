@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table of subjects: what is started in guest A, and what it needs."""
+
+from dataclasses import dataclass
+
+HOME = "/subjects"  # where they are in the guests
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    argv: tuple  # WORKDIR stands for the work directory
+    prepare: bool = False  # makes files in both guests first
+    memory_mib: int = 512  # a guest needs at least so much
+    slow: bool = False  # not unless asked for by name, or in a long soak
+    refused: str = ""  # the kind of refusal that it must meet with, unharmed
+
+    def command(self, workdir, *more):
+        return [workdir if word == "WORKDIR" else word for word in self.argv] + list(more)
+
+
+def _own(name, *arguments, program=None, **more):
+    return Subject(name, (f"{HOME}/{program or name}", "WORKDIR", *arguments), **more)
+
+
+SUBJECTS = {subject.name: subject for subject in (
+    _own("counter"),
+    _own("counter-static"),
+    _own("gprs"),
+    _own("gprs-blocked", "blocked", program="gprs"),
+    _own("threads4"),
+    _own("threads4-static"),
+    _own("sleeps"),
+    _own("pipes"),
+    _own("pipes-static"),
+    _own("memory", "64"),
+    _own("memory512", "512", program="memory", memory_mib=1536, slow=True),
+    _own("mapped", prepare=True),
+    _own("signals"),
+    _own("signals-cpu-timer", "cpu-timer", program="signals", refused="cpu-itimer"),
+    _own("identity"),
+    _own("selfproc"),
+    _own("tree", prepare=True),
+    _own("tree-zombie", "zombie", program="tree", prepare=True, refused="zombie"),
+    _own("tids"),
+    _own("syscalls"),
+    _own("syscalls-static"),
+    _own("spin2"),
+    Subject("python", ("/usr/bin/python3", f"{HOME}/primes.py", "WORKDIR")),
+    Subject("shell", ("/usr/bin/dash", f"{HOME}/shell.sh", "WORKDIR")),
+    Subject("shell-busybox", ("/bin/busybox", "sh", f"{HOME}/shell.sh", "WORKDIR")),
+)}
+
+# Brought along with their libraries.
+HOST_PROGRAMS = ("/usr/bin/python3", "/usr/bin/dash")
+SCRIPTS = ("primes.py", "shell.sh")
+
+
+def guest_programs(build, tree):
+    """The words that `lab up` needs to have all subjects in a guest."""
+    own = {subject.argv[0].rsplit("/", 1)[1] for subject in SUBJECTS.values()
+           if subject.argv[0].startswith(HOME)}
+    words = [f"--program={build}/tests/vm/subjects/{name}={HOME}/{name}" for name in sorted(own)]
+    words += [f"--program={tree}/tests/vm/subjects/{name}={HOME}/{name}" for name in SCRIPTS]
+    return words + [f"--program={path}" for path in HOST_PROGRAMS]
