@@ -50,7 +50,8 @@ void intro_note(struct intro_ctx *c, enum fmt_note_level level, const char *kind
 /* ---- pages: what is copied while paused (pages.c) ---- */
 
 // Wants size_bytes of guest memory at `from` as the pages of `owner` from `start` on. Adjacent ones
-// are merged.
+// are merged, unless parted.
+void intro_pages_part(struct intro_pages *p); // at each new mapping: no extent crosses its bounds
 void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, struct gpa from,
                       uint64_t size_bytes, enum fmt_pages_kind kind);
 

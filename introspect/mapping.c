@@ -314,6 +314,7 @@ bool intro_mapping(struct intro_ctx *c, struct gva vma, struct gva mm, uint64_t 
     m.rec->flags = intro_vma_flags(m.vm_flags);
     m.rec->pkey = m.vm_flags >> VM_PKEY_SHIFT & 0xf;
     m.rec->offset_bytes = m.file.addr ? pgoff << VMM_PAGE_SHIFT : 0;
+    intro_pages_part(c->pages);
     bool ok = capture_kind(&m, error);
     g_clear_error(&m.error);
     return ok;

@@ -27,6 +27,7 @@ struct intro_pages {
     GArray *wants;   // struct want; adjacent pages of one owner are one
     GArray *copies;  // struct vmm_copy, `to` is an offset until intro_pages_copy
     uint64_t n_pages;
+    bool part; // the next want starts anew
     uint8_t *buffer;
     uint64_t buffer_pages;
 };
@@ -74,6 +75,7 @@ void intro_pages_reset(struct intro_pages *p)
     g_array_set_size(p->wants, 0);
     g_array_set_size(p->copies, 0);
     p->n_pages = 0;
+    p->part = false;
 }
 
 uint64_t intro_pages_count(const struct intro_pages *p)
@@ -113,12 +115,17 @@ bool intro_pages_reserve(struct intro_pages *p, uint64_t n_pages, GError **error
 static bool continues_want(const struct intro_pages *p, uint64_t owner, uint64_t start,
                            enum fmt_pages_kind kind)
 {
-    if (p->wants->len == 0)
+    if (p->wants->len == 0 || p->part)
         return false;
     const struct want *last = &g_array_index(p->wants, struct want, p->wants->len - 1);
 
     return last->owner == owner && last->kind == kind &&
            last->start + last->n_pages * VMM_PAGE_BYTES == start;
+}
+
+void intro_pages_part(struct intro_pages *p)
+{
+    p->part = true;
 }
 
 void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, struct gpa from,
@@ -131,6 +138,7 @@ void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, str
     } else {
         struct want want = {owner, start, n_pages, p->n_pages, kind};
         g_array_append_val(p->wants, want);
+        p->part = false;
     }
 
     uintptr_t to = p->n_pages * VMM_PAGE_BYTES;
@@ -239,7 +247,8 @@ static void add_page(struct layout *l, const struct want *w, uint64_t i)
     struct run run = {w->owner, w->start + i * VMM_PAGE_BYTES, 1, kind_of(w, data), data};
     struct run *last = l->runs->len ? &g_array_index(l->runs, struct run, l->runs->len - 1) : NULL;
 
-    if (last && last->owner == run.owner && last->kind == run.kind &&
+    // A want is inside of one mapping, which an extent must be.
+    if (i > 0 && last && last->owner == run.owner && last->kind == run.kind &&
         last->start + last->n_pages * VMM_PAGE_BYTES == run.start &&
         last->data + last->n_pages * VMM_PAGE_BYTES == data)
         last->n_pages++;
