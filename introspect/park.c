@@ -25,6 +25,7 @@
  */
 #define TASK_INTERRUPTIBLE 1
 #define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
+#define NR_SIGSUSPEND      130
 #define NR_SIGTIMEDWAIT    128
 
 // Who gives up the CPU at the boundary to user mode, with nothing taken off the signal queues: on
@@ -168,16 +169,17 @@ static bool abort_rseq(struct park *p, GError **error)
 }
 
 // The signal mask that holds once the call is over: sigsuspend, ppoll and the like keep it aside
-// while they wait; sigtimedwait does in another place.
+// while they wait, sigtimedwait in another place. sigsuspend says so (restore_sigmask) only when it
+// has been woken.
 static bool read_mask(struct park *p, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(p->c->k);
     enum intro_member from = M_task_blocked;
+    const bool waits = in_system_call(p) && p->rec->state == FMT_TASK_SYSCALL;
 
-    if (in_system_call(p) && p->rec->state == FMT_TASK_SYSCALL &&
-        p->regs.orig_ax == NR_SIGTIMEDWAIT)
+    if (waits && p->regs.orig_ax == NR_SIGTIMEDWAIT)
         from = M_task_real_blocked;
-    else if (rd(&r, p->task, M_task_restore_sigmask))
+    else if ((waits && p->regs.orig_ax == NR_SIGSUSPEND) || rd(&r, p->task, M_task_restore_sigmask))
         from = M_task_saved_sigmask;
     rd_bytes(&r, p->task, from, &p->rec->blocked, 8);
     return rd_done(&r, error);
