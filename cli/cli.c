@@ -37,11 +37,11 @@ static GOptionContext *make_context(struct cli *cli, const GOptionEntry *entries
     const GOptionEntry common[] = {
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &cli->quiet, "Say nothing but errors", NULL},
         {"verbose", 'v', 0, G_OPTION_ARG_NONE, &cli->verbose, "Say what is being done", NULL},
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
     const GOptionEntry json[] = {
         {"json", 0, 0, G_OPTION_ARG_NONE, &cli->json, "Print the facts as JSON on stdout", NULL},
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
 
     g_option_context_set_summary(context, about);

@@ -105,7 +105,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     double timeout = CLI_AGENT_TIMEOUT_S;
     const GOptionEntry entries[] = {
         CLI_AGENT_TIMEOUT_OPTION(&timeout),
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
     g_autoptr(GError) error = NULL;
     enum cli_exit exit;

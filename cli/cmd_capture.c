@@ -112,7 +112,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
          "Accept to lose this kind of thing, as named by a refusal", "KIND"},
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &o.deadline,
          "Give up when no moment within this time was safe (default 2)", "SECONDS"},
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
     g_autoptr(GPtrArray) reasons = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GError) error = NULL;

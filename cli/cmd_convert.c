@@ -47,7 +47,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         {"output", 'o', 0, G_OPTION_ARG_FILENAME, &output, "Where to write", "FILE"},
         {"pid", 'p', 0, G_OPTION_ARG_STRING, &pid, "Which process (default: the root of the tree)",
          "PID"},
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
     g_autoptr(GError) error = NULL;
     enum cli_exit exit;

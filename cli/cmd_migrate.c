@@ -46,7 +46,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &deadline,
          "Give up when no moment within this time was safe (default 2)", "SECONDS"},
         CLI_AGENT_TIMEOUT_OPTION(&timeout),
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
     g_autoptr(GPtrArray) reasons = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GPtrArray) kinds = g_ptr_array_new();

@@ -55,7 +55,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     gboolean all = FALSE;
     const GOptionEntry entries[] = {
         {"all", 'a', 0, G_OPTION_ARG_NONE, &all, "Kernel threads too", NULL},
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
     g_auto(cli_guest) guest = {0};
     g_autoptr(GPtrArray) list = NULL;

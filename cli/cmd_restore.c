@@ -65,7 +65,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         {"new-pid-namespace", 0, 0, G_OPTION_ARG_NONE, &r.new_pid_namespace,
          "Keep the pids, in a pid namespace of their own", NULL},
         CLI_AGENT_TIMEOUT_OPTION(&timeout),
-        {NULL},
+        G_OPTION_ENTRY_NULL,
     };
     g_autoptr(GError) error = NULL;
     enum cli_exit exit;
