@@ -20,6 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         layout.size[i] = 8u << i % 8;
         at += layout.size[i];
     }
-    g_autoptr(GBytes) out = intro_xsave_expand(&layout, data + 4, size - 4, NULL);
+    GBytes *out = intro_xsave_expand(&layout, data + 4, size - 4, NULL);
+
+    g_clear_pointer(&out, g_bytes_unref);
     return 0;
 }
