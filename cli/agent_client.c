@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "cli/place.h"
 #include "cli/progress.h"
 #include "cli/signals.h"
 #include "cli/version.h"
@@ -313,30 +314,83 @@ static bool write_piece(const void *data, size_t len, void *user, GError **error
     return true;
 }
 
-bool cli_agent_restore(CliAgent *a, const FmtImage *img,
-                       const struct cli_agent_restore_options *options, GPtrArray *notes,
+// The agent has made and marked the pages that are to be placed.
+static bool place(CliAgent *a, cli_guest *target, const GArray *placed, uint64_t nonce,
+                  GPtrArray *reasons, bool *ret_misplaced, GError **error)
+{
+    struct json_object *obj = NULL, *spaces = NULL;
+
+    *ret_misplaced = false;
+    if (!ask(a, AGENT_END, NULL, AGENT_MARKED, reasons, &obj, error))
+        return false;
+    json_object_object_get_ex(obj, "spaces", &spaces);
+    bool ok = json_object_is_type(spaces, json_type_array) &&
+              cli_place(a->cli, target, placed, nonce, spaces, error);
+    json_object_put(obj);
+    *ret_misplaced = !ok;
+    return ok;
+}
+
+static bool send_image(CliAgent *a, const FmtImage *img,
+                       const struct cli_agent_restore_options *options, uint64_t nonce,
                        GPtrArray *reasons, GError **error)
 {
     g_autofree uint8_t *buffer = g_malloc(AGENT_FRAME_HOST_BYTES);
-    g_autoptr(CliProgress) progress = cli_progress_new(a->cli, "restoring", fmt_encoded_size(img));
     struct stream s = {.a = a, .buffer = buffer, .reasons = reasons};
     struct json_object *obj = json_object_new_object();
-    bool ok;
 
     json_object_object_add(obj, "new_pid_namespace",
                            json_object_new_boolean(options->new_pid_namespace));
     json_object_object_add(obj, "elapsed_ns", json_object_new_int64(options->elapsed_ns));
+    json_object_object_add(obj, "place_nonce", json_object_new_int64((int64_t)nonce));
     agent_wire_queue_json(a->wire, AGENT_RESTORE, obj);
     a->heard_ns = cli_now_ns();
-    a->progress = progress;
-    ok = fmt_encode(img, write_piece, &s, error) && (s.used == 0 || send_buffer(&s, error)) &&
-         ask(a, AGENT_END, NULL, AGENT_PREPARED, reasons, &obj, error);
-    a->progress = NULL;
-    if (!ok)
+    return fmt_encode(img, write_piece, &s, error) && (s.used == 0 || send_buffer(&s, error));
+}
+
+static bool restore(CliAgent *a, FmtImage *img, const struct cli_agent_restore_options *options,
+                    const GArray *placed, GPtrArray *notes, GPtrArray *reasons, bool *ret_misplaced,
+                    GError **error)
+{
+    bool placing = placed && placed->len > 0;
+    struct json_object *obj;
+    uint64_t nonce = 0;
+
+    *ret_misplaced = false;
+    while (placing && nonce == 0)
+        if (getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce))
+            nonce = 0;
+    if (!send_image(a, img, options, nonce, reasons, error) ||
+        (placing && !place(a, options->target, placed, nonce, reasons, ret_misplaced, error)) ||
+        !ask(a, placing ? AGENT_PLACED : AGENT_END, NULL, AGENT_PREPARED, reasons, &obj, error))
         return false;
     agent_json_get_strings(obj, "notes", notes);
     json_object_put(obj);
     return true;
+}
+
+bool cli_agent_restore(CliAgent *a, FmtImage *img, const struct cli_agent_restore_options *options,
+                       GPtrArray *notes, GPtrArray *reasons, GError **error)
+{
+    g_autoptr(GArray) placed = NULL;
+    g_autoptr(GError) why = NULL;
+    bool misplaced, ok;
+
+    fmt_image_make_live(img, options->target ? &placed : NULL);
+    g_autoptr(CliProgress) progress = cli_progress_new(a->cli, "restoring", fmt_encoded_size(img));
+    a->progress = progress;
+    ok = restore(a, img, options, placed, notes, reasons, &misplaced, &why);
+    if (misplaced && cli_agent_abort(a, NULL)) {
+        cli_debug(a->cli, "%s: memory goes through the channel: %s", a->target,
+                  why ? why->message : "the agent names no processes");
+        g_clear_error(&why);
+        fmt_image_unplace(img, placed);
+        ok = restore(a, img, options, NULL, notes, reasons, &misplaced, &why);
+    }
+    a->progress = NULL;
+    if (why)
+        g_propagate_error(error, g_steal_pointer(&why));
+    return ok;
 }
 
 bool cli_agent_hold(CliAgent *a, const char *note, GError **error)

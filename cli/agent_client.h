@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cli/cli.h"
+#include "cli/guest.h"
 #include "formats/image.h"
 #include "guestagent/protocol.h"
 #include "vmm/machine.h"
@@ -38,13 +39,13 @@ const struct cli_agent_info *cli_agent_info(const CliAgent *a);
 struct cli_agent_restore_options {
     bool new_pid_namespace;
     int64_t elapsed_ns; // since the capture; -1: not known
+    cli_guest *target;  // where its RAM can be written to from here (place.h); else NULL
 };
 
-// Sends the image; done when everything is restored and stopped. Differences that
-// do no harm are added to notes (char *).
-bool cli_agent_restore(CliAgent *a, const FmtImage *img,
-                       const struct cli_agent_restore_options *options, GPtrArray *notes,
-                       GPtrArray *reasons, GError **error);
+// Sends the image, which is good for nothing else afterwards; done when everything is restored and
+// stopped. Differences that do no harm are added to notes (char *).
+bool cli_agent_restore(CliAgent *a, FmtImage *img, const struct cli_agent_restore_options *options,
+                       GPtrArray *notes, GPtrArray *reasons, GError **error);
 // From now on the agent keeps what is prepared though we vanish. `note` names it for people.
 bool cli_agent_hold(CliAgent *a, const char *note, GError **error);
 // pids (uint32_t), root first, as the guest sees them.

@@ -3,6 +3,7 @@
 #include "cli/agent_client.h"
 #include "cli/arrival.h"
 #include "cli/input.h"
+#include "cli/place.h"
 #include "cli/signals.h"
 #include "formats/stream.h"
 
@@ -15,18 +16,20 @@ struct restore {
 
 static bool restore(struct cli *cli, struct restore *r, GError **error)
 {
+    g_autoptr(FmtImage) img = cli_load_image(cli->operands[0], error);
+    g_auto(cli_guest) target = {0};
+    g_autoptr(CliAgent) agent = NULL;
+    bool placeable = img && cli_place_bytes(img) >= CLI_PLACE_MIN_BYTES;
+
+    if (!img || !cli_guest_open_target(cli, cli->operands[1], placeable, &target, error))
+        return false;
     const struct cli_agent_restore_options options = {
         .new_pid_namespace = r->new_pid_namespace,
         .elapsed_ns = -1,
+        .target = target.kernel ? &target : NULL,
     };
-    g_autoptr(FmtImage) img = cli_load_image(cli->operands[0], error);
-    g_autoptr(VmmMachine) vm = img ? vmm_machine_open(cli->operands[1], error) : NULL;
-    g_autoptr(CliAgent) agent = NULL;
-
-    if (!vm)
-        return false;
     cli_signals_hold(cli);
-    agent = cli_agent_connect(cli, vm, cli->operands[1], r->timeout_ms, error);
+    agent = cli_agent_connect(cli, target.vm, cli->operands[1], r->timeout_ms, error);
     if (!agent)
         return false;
     if (cli_agent_restore(agent, img, &options, r->notes, r->reasons, error) &&

@@ -21,6 +21,21 @@ bool cli_guest_open(struct cli *cli, const char *target, struct cli_guest *ret, 
     return true;
 }
 
+bool cli_guest_open_target(struct cli *cli, const char *target, bool find_kernel,
+                           struct cli_guest *ret, GError **error)
+{
+    g_autoptr(VmmMachine) vm = vmm_machine_open(target, error);
+    g_autoptr(GError) why = NULL;
+
+    if (!vm)
+        return false;
+    *ret = (struct cli_guest){.target = target};
+    if (find_kernel && !(ret->kernel = intro_kernel_find(vmm_machine_memory(vm), NULL, &why)))
+        cli_debug(cli, "%s: memory goes through the channel: %s", target, why->message);
+    ret->vm = g_steal_pointer(&vm);
+    return true;
+}
+
 void cli_guest_clear(struct cli_guest *guest)
 {
     intro_kernel_free(g_steal_pointer(&guest->kernel));

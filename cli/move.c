@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/agent_client.h"
+#include "cli/place.h"
 #include "cli/signals.h"
 #include "formats/stream.h"
 #include "introspect/process.h"
@@ -26,7 +27,7 @@ struct move {
     const struct cli_move_options *options;
     const char *source_name, *target_name;
     cli_guest source;
-    VmmMachine *target;
+    cli_guest target;
     CliAgent *source_agent, *target_agent; // source_agent is NULL for a copy
     enum phase phase;
     GArray *pids; // uint32_t, of the original tree
@@ -75,14 +76,14 @@ static bool open_both(struct move *m, GError **error)
         g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE, "source and target are the same guest");
         return false;
     }
-    m->target = vmm_machine_open(m->target_name, error);
-    if (!m->target || !cli_guest_open(cli, m->source_name, &m->source, error))
+    if (!cli_guest_open_target(cli, m->target_name, true, &m->target, error) ||
+        !cli_guest_open(cli, m->source_name, &m->source, error))
         return false;
     cli_signals_hold(cli);
     if (!m->options->copy && !connect_source_agent(m, error))
         return false;
     m->target_agent =
-        cli_agent_connect(cli, m->target, m->target_name, m->options->timeout_ms, error);
+        cli_agent_connect(cli, m->target.vm, m->target_name, m->options->timeout_ms, error);
     return m->target_agent != NULL;
 }
 
@@ -125,6 +126,8 @@ static bool restore(struct move *m, GError **error)
     const struct cli_agent_restore_options options = {
         .new_pid_namespace = m->options->new_pid_namespace,
         .elapsed_ns = cli_now_ns() - m->result->capture.taken_ns,
+        .target =
+            m->target.kernel && cli_place_bytes(m->img) >= CLI_PLACE_MIN_BYTES ? &m->target : NULL,
     };
 
     m->phase = PHASE_BUILDING;
@@ -229,7 +232,7 @@ static bool release_again(struct move *m, GError **error)
 {
     g_clear_pointer(&m->target_agent, cli_agent_free);
     m->target_agent =
-        cli_agent_connect(m->cli, m->target, m->target_name, m->options->timeout_ms, error);
+        cli_agent_connect(m->cli, m->target.vm, m->target_name, m->options->timeout_ms, error);
     return m->target_agent && cli_agent_info(m->target_agent)->held &&
            cli_agent_release(m->target_agent, m->result->pids, error);
 }
@@ -334,7 +337,7 @@ bool cli_move(struct cli *cli, const char *source, const char *target,
     cli_agent_free(m.target_agent);
     fmt_image_unref(m.img);
     g_array_unref(m.pids);
-    vmm_machine_unref(m.target);
+    cli_guest_clear(&m.target);
     cli_guest_clear(&m.source);
     return ok;
 }

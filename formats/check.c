@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The rules that every image obeys: the encoder writes no other, the decoder takes no other.
 #include "formats/check.h"
+#include "formats/stream.h"
 
 #include <inttypes.h>
 
@@ -177,7 +178,9 @@ static bool extent_owner_ok(const FmtImage *img, const struct fmt_pages *pages, 
 
 bool fmt_extent_check(FmtExtentCheck *check, const struct fmt_pages *pages, GError **error)
 {
-    if (pages->kind > FMT_PAGES_CLEAN)
+    const struct fmt_head *head = fmt_image_nth(check->img, FMT_HEAD, 0);
+
+    if (pages->kind > (head->features & FMT_FEATURE_LIVE ? FMT_PAGES_PLACED : FMT_PAGES_CLEAN))
         return corrupt(error, "pages at 0x%" PRIx64 " are of an unknown kind, %" PRIu64,
                        pages->start, pages->kind);
     if (pages->start % FMT_PAGE_BYTES || pages->n_pages == 0 || pages->start > INT64_MAX ||

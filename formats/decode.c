@@ -203,7 +203,7 @@ bool decoder_deliver(FmtDecoder *dec, const void *data, uint64_t size_bytes, GEr
 
 static bool gap_done(FmtDecoder *dec, GError **error)
 {
-    if (dec->header.type == FMT_PAGES && dec->pages.kind != FMT_PAGES_ZERO)
+    if (dec->header.type == FMT_PAGES && fmt_pages_has_contents(dec->pages.kind))
         decoder_enter(dec, CONTENTS, dec->pages.n_pages * FMT_PAGE_BYTES);
     else
         decoder_enter(dec, PAD, wire_pad(dec->header.length_bytes));

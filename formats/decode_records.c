@@ -191,9 +191,10 @@ static bool take_pages(FmtDecoder *dec, GError **error)
 
     uint64_t rest = dec->header.length_bytes - dec->buf->len;
     uint64_t size = dec->pages.n_pages * FMT_PAGE_BYTES;
-    if (dec->pages.kind == FMT_PAGES_ZERO) {
-        if (rest > FIELDS_MAX_BYTES || dec->pages.hash)
-            return decoder_fail(dec, FMT_ERROR_CORRUPT, error, "pages of zeros with contents");
+    if (!fmt_pages_has_contents(dec->pages.kind)) {
+        if (rest > FIELDS_MAX_BYTES || (dec->pages.kind == FMT_PAGES_ZERO && dec->pages.hash))
+            return decoder_fail(dec, FMT_ERROR_CORRUPT, error,
+                                "contents with pages of a kind that has none");
         decoder_enter(dec, GAP, rest);
         return decoder_deliver(dec, NULL, size, error);
     }

@@ -242,7 +242,10 @@ static bool put_extent(struct encoder *enc, const struct fmt_extent *extent, GEr
         contents ? -(enc->offset_bytes + WIRE_HEADER_BYTES + fields) % FMT_PAGE_BYTES : 0;
 
     pages.rec = (struct fmt_record){.type = FMT_PAGES, .objref = enc->next_ref++};
-    pages.hash = contents && enc->hash ? fmt_hash64(extent->data, contents) : 0;
+    if (contents)
+        pages.hash = enc->hash ? fmt_hash64(extent->data, contents) : 0;
+    else if (pages.kind == FMT_PAGES_ZERO)
+        pages.hash = 0;
     return put_fields(enc, &pages.rec, gap + contents, error) && put(enc, zero_page, gap, error) &&
            put(enc, extent->data, contents, error);
 }

@@ -23,6 +23,11 @@ static bool load_meta(FmtImage *img, void *user, GError **error)
 {
     struct loader *l = user;
 
+    if (fmt_image_head(img)->features & FMT_FEATURE_LIVE) {
+        g_set_error(error, FMT_ERROR, FMT_ERROR_VERSION,
+                    "this is the stream of a live transfer: contents are missing from it");
+        return false;
+    }
     l->img = fmt_image_ref(img);
     return true;
 }

@@ -124,4 +124,13 @@ enum fmt_pages_kind {
     FMT_PAGES_ZERO,  // present and all zero, no contents
     FMT_PAGES_CLEAN, // contents of a private file mapping or file that was not changed: to compare
                      // with the file of the target, and for cores; never written
+    // In streams of a live transfer (FMT_FEATURE_LIVE) only, without contents:
+    FMT_PAGES_HASHED, // as CLEAN: the hash alone is compared with the file of the target
+    FMT_PAGES_PLACED, // as DATA: the sender puts the contents in place by itself
 };
+
+// Whether contents follow a PAGES record of this kind.
+static inline int fmt_pages_has_contents(uint64_t kind)
+{
+    return kind == FMT_PAGES_DATA || kind == FMT_PAGES_CLEAN;
+}

@@ -8,8 +8,9 @@
 #define FMT_MAGIC          "VMGRAFT\n" // the first eight bytes of an image
 #define FMT_FORMAT_VERSION 1
 
-// Bits of HEAD.features that a reader must know or refuse the image. None yet.
-#define FMT_FEATURES_KNOWN 0ull
+// Bits of HEAD.features that a reader must know or refuse the image.
+#define FMT_FEATURE_LIVE   (1ull << 0) // a live transfer: some contents are not in the stream
+#define FMT_FEATURES_KNOWN FMT_FEATURE_LIVE
 
 // What one STRING may hold, and what all records before BODY may take in a reader's memory.
 #define FMT_STRING_MAX_BYTES (8ull << 20)
@@ -23,6 +24,16 @@ struct fmt_progress {
     uint64_t total_bytes; // 0 where unknown
 };
 typedef void (*fmt_progress_fn)(const struct fmt_progress *progress, void *user);
+
+/*
+ * Prepares an image for a live transfer to an agent that has the same files: CLEAN pages become
+ * HASHED. Where the sender can write to the target's memory by itself, DATA pages of address spaces
+ * become PLACED, and *ret_placed (NULL: they stay) gets them as struct fmt_extent, whose data stays
+ * valid as long as the image. The image is good for nothing else afterwards.
+ */
+void fmt_image_make_live(FmtImage *img, GArray **ret_placed);
+// Makes the PLACED pages DATA again, for a target that they cannot be placed in.
+void fmt_image_unplace(FmtImage *img, const GArray *placed);
 
 // Size of the encoded image in bytes.
 uint64_t fmt_encoded_size(const FmtImage *img);

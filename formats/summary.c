@@ -16,12 +16,14 @@ static void count_pages(const FmtImage *img, uint64_t owner, struct fmt_proc_sum
         if (owner && pages->owner != owner)
             continue;
         switch ((enum fmt_pages_kind)pages->kind) {
+        case FMT_PAGES_PLACED:
         case FMT_PAGES_DATA:
             sum->data_pages += pages->n_pages;
             break;
         case FMT_PAGES_ZERO:
             sum->zero_pages += pages->n_pages;
             break;
+        case FMT_PAGES_HASHED:
         case FMT_PAGES_CLEAN:
             sum->clean_pages += pages->n_pages;
             break;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "formats/hash.h"
 #include "guestagent/engine.h"
 
 // Reads all of it; what lies behind the end of the file reads as zeros, as in a mapping.
@@ -64,6 +65,24 @@ bool agent_contents_compare(AgentRestore *r, int fd, const char *path, uint64_t 
     g_set_error(error, AGENT_ERROR, AGENT_ERROR_MISMATCH,
                 "%s is not the file that the process uses: it differs at offset %" G_GUINT64_FORMAT,
                 path, offset + at);
+    return false;
+}
+
+static bool compare_hash(int fd, const char *path, uint64_t offset, uint64_t size, uint64_t hash,
+                         GError **error)
+{
+    g_autofree uint8_t *here = g_malloc(size);
+
+    if (!read_file(fd, offset, here, size, error)) {
+        g_prefix_error(error, "%s: ", path);
+        return false;
+    }
+    if (fmt_hash64(here, size) == hash)
+        return true;
+    g_set_error(error, AGENT_ERROR, AGENT_ERROR_MISMATCH,
+                "%s is not the file that the process uses: it differs between offsets "
+                "%" G_GUINT64_FORMAT " and %" G_GUINT64_FORMAT,
+                path, offset, offset + size);
     return false;
 }
 
@@ -132,6 +151,8 @@ static bool inode_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t
 
     if (pages->kind == FMT_PAGES_CLEAN)
         return agent_contents_compare(r, fd, f->path, offset, data, size, error);
+    if (pages->kind == FMT_PAGES_HASHED)
+        return compare_hash(fd, f->path, offset, size, pages->hash, error);
     if (!file_data(r, fd, offset, data, size, inode->size_bytes, error)) {
         g_prefix_error(error, "%s: ", f->path);
         return false;

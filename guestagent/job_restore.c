@@ -19,6 +19,7 @@ struct restore_job {
     GPtrArray *notes;
     GArray *pids;
     uint64_t done_bytes, told_bytes;
+    bool placing;  // some pages wait for their contents from outside
     bool complete; // END has been seen, all is prepared
     bool over;     // the last answer has been given
 };
@@ -71,20 +72,13 @@ static bool on_pages(const struct fmt_pages *pages, uint64_t offset_bytes, const
 {
     struct restore_job *rj = user;
 
+    rj->placing |= pages->kind == FMT_PAGES_PLACED;
     return agent_restore_pages(rj->restore, pages, offset_bytes, data, size_bytes, error);
-}
-
-static bool on_end(void *user, GError **error)
-{
-    struct restore_job *rj = user;
-
-    return agent_restore_finish(rj->restore, error);
 }
 
 static const struct fmt_decoder_ops decoder_ops = {
     .meta = on_meta,
     .pages = on_pages,
-    .end = on_end,
 };
 
 static bool on_data(struct restore_job *rj, const struct agent_frame *frame, GError **error)
@@ -102,13 +96,50 @@ static bool on_data(struct restore_job *rj, const struct agent_frame *frame, GEr
     return true;
 }
 
-static bool on_end_frame(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+static bool prepare(struct restore_job *rj, GError **error)
 {
-    if (!fmt_decoder_finish(rj->decoder, error))
+    if (!agent_restore_finish(rj->restore, error))
         return false;
     rj->complete = true;
     send_list(rj, AGENT_PREPARED, "notes", rj->notes);
     return true;
+}
+
+static struct json_object *spaces_json(const AgentRestore *restore)
+{
+    struct json_object *obj = json_object_new_object(), *list = json_object_new_array();
+    g_autoptr(GArray) spaces = agent_restore_spaces(restore);
+
+    for (guint i = 0; i < spaces->len; i++) {
+        const struct agent_space *space = &g_array_index(spaces, struct agent_space, i);
+        struct json_object *one = json_object_new_object();
+
+        json_object_object_add(one, "mm", json_object_new_int64((int64_t)space->mm));
+        json_object_object_add(one, "pid", json_object_new_int64(space->pid));
+        json_object_array_add(list, one);
+    }
+    json_object_object_add(obj, "spaces", list);
+    return obj;
+}
+
+static bool on_end_frame(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    if (!fmt_decoder_finish(rj->decoder, error))
+        return false;
+    if (!rj->placing)
+        return prepare(rj, error);
+    agent_job_send(rj->job, AGENT_MARKED, spaces_json(rj->restore));
+    return true;
+}
+
+static bool on_placed(struct restore_job *rj, const struct agent_frame *frame, GError **error)
+{
+    if (!rj->placing || !fmt_decoder_finish(rj->decoder, error)) {
+        g_clear_error(error);
+        g_set_error(error, AGENT_ERROR, AGENT_ERROR_PROTOCOL, "nothing was to be placed");
+        return false;
+    }
+    return prepare(rj, error);
 }
 
 static bool on_hold(struct restore_job *rj, const struct agent_frame *frame, GError **error)
@@ -149,9 +180,10 @@ static const struct {
     bool complete; // comes after END, else before
     bool (*handle)(struct restore_job *rj, const struct agent_frame *frame, GError **error);
 } handlers[] = {
-    {AGENT_DATA, false, on_data},   {AGENT_END, false, on_end_frame},
-    {AGENT_HOLD, true, on_hold},    {AGENT_RELEASE, true, on_release},
-    {AGENT_ABORT, false, on_abort}, {AGENT_ABORT, true, on_abort},
+    {AGENT_DATA, false, on_data},      {AGENT_END, false, on_end_frame},
+    {AGENT_PLACED, false, on_placed},  {AGENT_HOLD, true, on_hold},
+    {AGENT_RELEASE, true, on_release}, {AGENT_ABORT, false, on_abort},
+    {AGENT_ABORT, true, on_abort},
 };
 
 static bool handle(struct restore_job *rj, const struct agent_frame *frame, GError **error)
@@ -174,6 +206,7 @@ void agent_job_restore(struct agent_job *job, struct json_object *request)
             {
                 .new_pid_namespace = agent_json_bool(request, "new_pid_namespace"),
                 .elapsed_ns = agent_json_int(request, "elapsed_ns", -1),
+                .place_nonce = (uint64_t)agent_json_int(request, "place_nonce", 0),
             },
         .notes = agent_refusal_list_new(),
     };

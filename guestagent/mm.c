@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/mman.h>
 #include <linux/prctl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "guestagent/engine.h"
@@ -291,6 +293,38 @@ static bool compare(AgentProc *p, const struct fmt_vma *vma, uint64_t addr, cons
                                   size, error);
 }
 
+// Pages whose contents come from outside: made present and private here, each marked with where it
+// is.
+static bool mark(AgentProc *p, const struct fmt_vma *vma, uint64_t addr, uint64_t size,
+                 GError **error)
+{
+    const uint64_t n = size / FMT_PAGE_BYTES;
+    g_autofree struct agent_place_mark *marks = g_new(struct agent_place_mark, n);
+    struct iovec here = {marks, n * sizeof *marks}, there[IOV_MAX];
+
+    for (uint64_t i = 0; i < n; i++)
+        marks[i] = (struct agent_place_mark){p->r->opt.place_nonce, addr + i * FMT_PAGE_BYTES};
+    if (!(vma->flags & FMT_VMA_WRITE)) {
+        for (uint64_t i = 0; i < n; i++)
+            if (!write_forced(p, marks[i].address, &marks[i], sizeof *marks, error))
+                return false;
+        return true;
+    }
+    for (uint64_t i = 0; i < n; i += here.iov_len / sizeof *marks) {
+        const uint64_t some = MIN(n - i, IOV_MAX);
+
+        for (uint64_t j = 0; j < some; j++)
+            there[j] = (struct iovec){(void *)(uintptr_t)marks[i + j].address, sizeof *marks};
+        here = (struct iovec){&marks[i], some * sizeof *marks};
+        if (process_vm_writev(agent_leader(p)->tracee.tid, &here, 1, there, some, 0) !=
+            (ssize_t)here.iov_len)
+            return agent_fail_errno(
+                error, "process %" G_GUINT64_FORMAT ": page at %" G_GINT64_MODIFIER "x",
+                p->rec->pid, marks[i].address);
+    }
+    return true;
+}
+
 // One piece that lies in one mapping.
 static bool piece(AgentProc *p, const struct fmt_vma *vma, enum fmt_pages_kind kind, uint64_t addr,
                   const void *data, uint64_t size, GError **error)
@@ -301,6 +335,8 @@ static bool piece(AgentProc *p, const struct fmt_vma *vma, enum fmt_pages_kind k
         return keep_vdso(p, vma, addr, data, size);
     if (vma->kind == FMT_VMA_VVAR)
         return true; // the running kernel has its own
+    if (kind == FMT_PAGES_PLACED)
+        return mark(p, vma, addr, size, error);
     if (kind == FMT_PAGES_CLEAN)
         return vma->kind != FMT_VMA_FILE || compare(p, vma, addr, data, size, error);
     if (vma->kind == FMT_VMA_ANON && !data)

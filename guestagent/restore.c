@@ -110,6 +110,21 @@ bool agent_restore_build(AgentRestore *r, GError **error)
     return true;
 }
 
+GArray *agent_restore_spaces(const AgentRestore *r)
+{
+    GArray *spaces = g_array_new(false, false, sizeof(struct agent_space));
+
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->mm && p->rec->state != FMT_PROC_ZOMBIE) {
+            const struct agent_space space = {p->mm->rec.objref, agent_leader(p)->tracee.tid};
+            g_array_append_val(spaces, space);
+        }
+    }
+    return spaces;
+}
+
 bool agent_restore_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
                          const void *data, uint64_t size, GError **error)
 {

@@ -2,6 +2,8 @@
 // Turns a process image into live processes of this machine.
 #pragma once
 
+#include <sys/types.h>
+
 #include "formats/image.h"
 #include "guestagent/error.h"
 
@@ -28,6 +30,22 @@ struct agent_restore_options {
     // process finds its clocks advanced by that much. -1: unknown, or the image comes from a file:
     // CLOCK_MONOTONIC goes on where it was, as after a suspend.
     int64_t elapsed_ns;
+    // Who sends the image puts FMT_PAGES_PLACED pages into this machine's RAM itself: until then
+    // each of them begins with a struct agent_place_mark with this nonce, by which it is known from
+    // outside.
+    uint64_t place_nonce;
+};
+
+// What a page that waits for its contents begins with.
+struct agent_place_mark {
+    uint64_t nonce;
+    uint64_t address; // of the page
+};
+
+// An address space of the image, and the process that has it here.
+struct agent_space {
+    uint64_t mm; // objref
+    pid_t pid;   // as the agent sees it
 };
 
 // Why an image cannot be restored here, or what will be different (a note). Free with
@@ -51,10 +69,14 @@ AgentRestore *agent_restore_plan(FmtImage *meta, const struct agent_restore_opti
 
 bool agent_restore_build(AgentRestore *r, GError **error);
 
-// `size` bytes of contents at `offset` from the start of `pages`; data is NULL for zero pages.
-// DATA and ZERO are written, CLEAN is compared with the file on this machine.
+// `size` bytes of contents at `offset` from the start of `pages`; data is NULL for kinds without
+// contents. DATA and ZERO are written, CLEAN and HASHED are compared with the file on this machine,
+// PLACED pages are made and marked.
 bool agent_restore_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
                          const void *data, uint64_t size, GError **error);
+
+// The address spaces that were built (struct agent_space); owned by the caller.
+GArray *agent_restore_spaces(const AgentRestore *r);
 
 bool agent_restore_finish(AgentRestore *r, GError **error);
 

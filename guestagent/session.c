@@ -201,7 +201,7 @@ static void (*const handlers[AGENT_N_MESSAGES])(struct session *, const struct a
     [AGENT_HELLO] = on_hello, [AGENT_PING] = on_ping,    [AGENT_RESTORE] = on_job,
     [AGENT_FREEZE] = on_job,  [AGENT_DATA] = on_other,   [AGENT_END] = on_other,
     [AGENT_HOLD] = on_other,  [AGENT_ABORT] = on_other,  [AGENT_RELEASE] = on_other,
-    [AGENT_THAW] = on_other,  [AGENT_FINISH] = on_other,
+    [AGENT_THAW] = on_other,  [AGENT_FINISH] = on_other, [AGENT_PLACED] = on_other,
 };
 
 static void take_frames(struct session *s)
@@ -211,7 +211,7 @@ static void take_frames(struct session *s)
 
     while ((got = agent_wire_next(s->port, &frame)) == AGENT_WIRE_FRAME) {
         // Before the first HELLO the session id is 0, which everybody knows.
-        if (s->open || frame.type == AGENT_HELLO)
+        if (handlers[frame.type] && (s->open || frame.type == AGENT_HELLO))
             handlers[frame.type](s, &frame);
     }
     if (got == AGENT_WIRE_LOST && s->open) {

@@ -9,6 +9,7 @@
 #include "vmm/devstate.h"
 #include "vmm/qmp.h"
 #include "vmm/ram.h"
+#include "vmm/store.h"
 #include "vmm/runstate.h"
 #include "vmm/snapshot.h"
 #include "vmm/watchdog.h"
@@ -318,6 +319,16 @@ bool vmm_machine_read_clock(VmmMachine *vm, struct vmm_clock *ret, GError **erro
         .host_realtime_ns = vm->paused_wall_ns,
     };
     return true;
+}
+
+bool vmm_machine_store(VmmMachine *vm, const struct vmm_store *stores, size_t n_stores,
+                       GError **error)
+{
+    if (vm->hold == HOLD_NONE) {
+        g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "%s is not paused", vm->name);
+        return false;
+    }
+    return vmm_store(vm->memory, stores, n_stores, error);
 }
 
 GSocketConnection *vmm_machine_open_channel(VmmMachine *vm, const char *port_name, GError **error)

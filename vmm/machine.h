@@ -71,6 +71,19 @@ GArray *vmm_machine_read_vcpus(VmmMachine *vm, GError **error);
 // Clocks of the paused machine.
 bool vmm_machine_read_clock(VmmMachine *vm, struct vmm_clock *ret, GError **error);
 
+// A run of bytes for guest RAM.
+struct vmm_store {
+    struct gpa to;
+    const void *from;
+    size_t size_bytes;
+};
+
+// Writes to the RAM of a guest that is the *target* of a move, at the request of its own agent,
+// which has set these frames aside. Paused machines only (else VMM_ERROR_STATE). Nothing else in
+// vmgraft writes to a guest.
+bool vmm_machine_store(VmmMachine *vm, const struct vmm_store *stores, size_t n_stores,
+                       GError **error);
+
 // Connects to the guest agent's channel (a virtio-serial port such as org.vmgraft.agent.0 whose
 // chardev is a unix socket). The error says whether the port is missing from the machine, nobody in
 // the guest has opened it (where QEMU tells), or the socket cannot be connected.

@@ -2,6 +2,8 @@
 // What is written is what is read, however it comes; what is cut off or altered is never taken.
 #include <string.h>
 
+#include <glib/gstdio.h>
+
 #include "fmt_sample.h"
 #include "formats/wire.h"
 
@@ -123,6 +125,46 @@ static void test_versions(void)
     g_assert_nonnull(strstr(error->message, "type 47"));
 }
 
+// A live transfer leaves contents out; it can be decoded, and taken back as long as nothing was
+// sent.
+static void test_live(void)
+{
+    g_autoptr(FmtImage) img = sample_full();
+    g_autoptr(FmtImage) same = sample_full();
+    g_autoptr(FmtImage) got = NULL;
+    g_autoptr(GArray) placed = NULL;
+    g_autoptr(GError) error = NULL;
+    g_autofree char *dir = sample_mkdir();
+    g_autofree char *path = g_build_filename(dir, "live", NULL);
+    size_t n_placed = 0;
+
+    fmt_image_make_live(img, &placed);
+    for (size_t i = 0; i < fmt_image_n_extents(img); i++) {
+        const struct fmt_extent *live = fmt_image_extent(img, i), *was = fmt_image_extent(same, i);
+
+        g_assert_cmpuint(live->pages.kind, !=, FMT_PAGES_CLEAN);
+        if (live->pages.kind == FMT_PAGES_PLACED)
+            g_assert_true(g_array_index(placed, struct fmt_extent, n_placed++).pages.start ==
+                          was->pages.start);
+        if (was->pages.kind == FMT_PAGES_CLEAN)
+            g_assert_cmphex(live->pages.hash, !=, 0);
+    }
+    g_assert_cmpuint(n_placed, ==, placed->len);
+
+    g_autoptr(GByteArray) bytes = sample_encode(img);
+    g_assert_true(sample_decode(bytes->data, bytes->len, 4096, &got, &error));
+    g_assert_no_error(error);
+    g_assert_true(fmt_save(img, path, NULL, NULL, &error));
+    g_assert_null(fmt_load(path, &error));
+    g_assert_error(error, FMT_ERROR, FMT_ERROR_VERSION);
+
+    fmt_image_unplace(img, placed);
+    for (size_t i = 0; i < fmt_image_n_extents(img); i++)
+        g_assert_cmpuint(fmt_image_extent(img, i)->pages.kind, !=, FMT_PAGES_PLACED);
+    g_unlink(path);
+    sample_rmdir(g_steal_pointer(&dir));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -133,5 +175,6 @@ int main(int argc, char **argv)
     g_test_add_func("/stream/trailing", test_trailing);
     g_test_add_func("/stream/foreign", test_foreign);
     g_test_add_func("/stream/versions", test_versions);
+    g_test_add_func("/stream/live", test_live);
     return g_test_run();
 }
