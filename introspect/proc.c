@@ -67,11 +67,12 @@ static bool read_timers(IntroReader *r, struct intro_ctx *c, struct gva signal, 
                                  c->clock, &armed, &left_ns, error))
         return false;
     uint64_t interval = rd(r, signal, M_signal_it_real_incr);
-    if (armed) {
+    // A periodic timer that has fired is armed again when its signal is taken off the queue.
+    if (armed || interval) {
         struct fmt_itimer *rec = fmt_image_add(c->img, FMT_ITIMER);
         rec->proc = proc;
         rec->which = ITIMER_REAL;
-        rec->value_ns = left_ns;
+        rec->value_ns = armed ? left_ns : interval;
         rec->interval_ns = interval;
     }
     for (unsigned i = 0; i < 2; i++)
