@@ -23,7 +23,9 @@
 #define WAITALL        0x100 // MSG_WAITALL
 #define FUTEX_CMD(op)  ((op)&0x7f)
 #define FUTEX_WAIT_CMD 0
+#define FUTEX_REALTIME 256
 #define NR_POLL        7
+#define NR_FUTEX       202
 #define NR_NANOSLEEP   35
 
 // include/linux/errno.h: what system calls return inside of the kernel when they were interrupted.
@@ -255,12 +257,21 @@ static bool block_poll(IntroReader *r, struct gva block, struct reentry *e)
 static bool block_futex(IntroReader *r, struct gva block, struct reentry *e)
 {
     int64_t end = (int64_t)rd(r, block, M_restart_futex_time);
+    uint64_t op = argument(e->regs, 1);
+    const struct intro_clock *now = e->c->clock;
 
+    // The kernel keeps a block for absolute times as well; there the arguments say it all.
+    if (FUTEX_CMD(op) != FUTEX_WAIT_CMD) {
+        enter_again(e->regs, e->rec);
+        e->rec->rax = NR_FUTEX;
+        return true;
+    }
     restart_with(e, FMT_RESTART_FUTEX, CLOCK_MONOTONIC, rd(r, block, M_restart_futex_uaddr));
     e->rec->restart_arg1 = rd(r, block, M_restart_futex_val);
-    e->rec->restart_arg2 = argument(e->regs, 1);
+    e->rec->restart_arg2 = op;
     e->rec->restart_arg3 = rd(r, block, M_restart_futex_bitset);
-    e->rec->restart_ns = (uint64_t)MAX(0, end - e->c->clock->monotonic_ns);
+    e->rec->restart_ns =
+        (uint64_t)MAX(0, end - (op & FUTEX_REALTIME ? now->realtime_ns : now->monotonic_ns));
     return true;
 }
 
