@@ -74,7 +74,7 @@ check "capture: json and image on stdout" 2 "standard output" \
 check "capture to a terminal" 2 "" script -qec "'$vmgraft' capture qmp:/none 5 -o -" /dev/null
 check_stdout "capture to a terminal says why" "standard output is a terminal"
 check "failed capture" 1 "$work/none" "$vmgraft" capture "qmp:$work/none" 5 -o "$work/image"
-if [ -e "$work/image" ] || ls -A "$work" | grep -q "^\.image"; then
+if [ -e "$work/image" ] || compgen -G "$work/.image*" >/dev/null; then
     echo "not ok: a failed capture left a file"
     failures=$((failures + 1))
 fi

@@ -166,7 +166,7 @@ for delay in 0.02 0.05 0.1 0.15 0.2 0.3; do
     [ $status = 130 ] || [ $status = 0 ] || fail "capture, SIGINT after $delay s: exit $status"
     [ $status = 0 ] && { "$vmgraft" verify -q "$work/image" || fail "capture"; }
     rm -f "$work/image"
-    [ -z "$(ls -A "$work" | grep -v -e stderr -e json -e full)" ] || fail "a partial file is left"
+    [ -z "$(find "$work" -mindepth 1 -maxdepth 1 ! -name '*stderr*' ! -name '*json*' ! -name '*full*')" ] || fail "a partial file is left"
 done
 expect_in "interrupted captures" "$here"
 "$lab" exec "$a" -- test ! -e /tmp/FAIL && "$lab" exec "$b" -- test ! -e /tmp/FAIL || fail "hurt"
