@@ -21,7 +21,7 @@
  *             |  <----------------------- REFUSED or FAILED, end |
  *             |  <---------------------------- PLANNED, PROGRESS |
  *             | END ---------------------------------------->   |
- *             |  <--------------------------------------- MARKED |   only with pages of kind PLACED:
+ *             |  <--------------------------------------- MARKED |   only with PLACED pages:
  *             | PLACED ------------------------------------->   |   the host writes them itself
  *             |  <------------------------------------- PREPARED |
  *             | HOLD --------------------------------------->   |   only migrate

@@ -9,9 +9,9 @@
 #include "vmm/devstate.h"
 #include "vmm/qmp.h"
 #include "vmm/ram.h"
-#include "vmm/store.h"
 #include "vmm/runstate.h"
 #include "vmm/snapshot.h"
+#include "vmm/store.h"
 #include "vmm/watchdog.h"
 
 G_DEFINE_QUARK(vmm - error - quark, vmm_error)
