@@ -21,7 +21,12 @@
 #define USER_EFLAGS 0x202
 
 #define SYSCALL_STOP (SIGTRAP | 0x80)
-#define EVENT_STOP   (SIGTRAP | PTRACE_EVENT_STOP << 8)
+
+// By PTRACE_INTERRUPT, at birth, or because the process as a whole was stopped.
+static bool is_event_stop(int stop)
+{
+    return stop >> 8 == PTRACE_EVENT_STOP;
+}
 
 static bool ptrace_failed(pid_t tid, const char *what, GError **error)
 {
@@ -74,12 +79,12 @@ static bool resume_until(pid_t tid, int request, int want, int *ret_stop, GError
             return ptrace_failed(tid, "ptrace resume", error);
         if (!agent_remote_wait(tid, &stop, error))
             return false;
-        if (stop == want || (ret_stop && stop >> 8 != 0 && stop != EVENT_STOP)) {
+        if (stop == want || (ret_stop && stop >> 8 != 0 && !is_event_stop(stop))) {
             if (ret_stop)
                 *ret_stop = stop;
             return true;
         }
-        if (stop != EVENT_STOP) {
+        if (!is_event_stop(stop)) {
             g_set_error(error, AGENT_ERROR, AGENT_ERROR_FAILED,
                         "thread %d stopped with %#x (signal %d) while it was being restored", tid,
                         stop, stop & 0x7f);
@@ -251,7 +256,7 @@ bool agent_remote_interrupted(const struct agent_tracee *t, long nr, const uint6
         return ptrace_failed(t->tid, "PTRACE_CONT", error);
     if (!agent_remote_wait(t->tid, &stop, error))
         return false;
-    if (stop != EVENT_STOP) {
+    if (!is_event_stop(stop)) {
         g_set_error(error, AGENT_ERROR, AGENT_ERROR_FAILED,
                     "thread %d stopped with %#x instead of being interrupted", t->tid, stop);
         return false;

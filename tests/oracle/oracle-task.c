@@ -219,6 +219,7 @@ static void process(struct oracle *o, struct oracle_proc *p)
     p->rec->pgid = field(fields, 5);
     p->rec->sid = field(fields, 6);
     p->rec->exit_signal = field(fields, 38);
+    p->rec->state = p->stopped ? FMT_PROC_STOPPED : FMT_PROC_ALIVE;
     p->rec->comm = first_line(p->pid, "comm");
     p->rec->oom_score_adj = oom ? atoi(oom) : 0;
     if (offsets)

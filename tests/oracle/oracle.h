@@ -23,6 +23,7 @@ struct oracle_proc {
     struct fmt_proc *rec;
     struct agent_site site;
     GArray *tasks; // of struct oracle_task, the leader first
+    bool stopped;  // by a signal, before we came
 };
 
 struct oracle {

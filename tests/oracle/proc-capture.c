@@ -145,6 +145,7 @@ static bool seize_tree(struct oracle *o, pid_t pid, GError **error)
 
     if (stat && strstr(stat, ") Z ")) // nothing is left to be stopped
         return true;
+    p->stopped = stat && strstr(stat, ") T ");
     if (!seize_threads(p, error))
         return false;
     for (guint i = 0; i < p->tasks->len; i++) {
