@@ -53,6 +53,10 @@ static const char *const delivery[] = {"get_signal", "arch_do_signal_or_restart"
 static const char *const page_fault[] = {"exc_page_fault", "asm_exc_page_fault",
                                          "do_user_addr_fault"};
 
+// Who takes up to PIPE_BUF bytes in one step or not at all: pipes (anon_pipe_write since 6.15). A
+// terminal takes what it has room for and sleeps in the middle.
+static const char *const whole_writes[] = {"pipe_write", "anon_pipe_write"};
+
 static bool chain_has_any(const struct intro_chain *chain, const char *const *names, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -114,6 +118,8 @@ static bool park_in_call(struct park *p, GError **error)
     if ((p->state & TASK_STATE_MASK) != TASK_INTERRUPTIBLE || woken ||
         CHAIN_HAS_ANY(&p->chain, page_fault))
         return busy(p, error, "is working in the kernel");
+    if (intro_syscall_writes(p->regs.orig_ax) && !CHAIN_HAS_ANY(&p->chain, whole_writes))
+        return busy(p, error, "may have written a part");
     p->rec->state = FMT_TASK_SYSCALL;
     return intro_syscall_reenter(p->c, p->task, p->mm, &p->regs, p->rec, error);
 }

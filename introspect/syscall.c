@@ -68,6 +68,13 @@ const char *intro_syscall_name(uint64_t nr)
     return call ? call->name : NULL;
 }
 
+bool intro_syscall_writes(uint64_t nr)
+{
+    const struct call *call = find_call(nr);
+
+    return call && call->class == WRITE;
+}
+
 static uint64_t argument(const struct intro_regs *regs, int i)
 {
     const uint64_t args[] = {regs->di, regs->si, regs->dx, regs->r10, regs->r8, regs->r9};
