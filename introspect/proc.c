@@ -14,6 +14,7 @@
 #define PF_EXITING   0x4
 #define PF_KTHREAD   0x200000
 #define TASK_STOPPED 4
+#define STOP_STOPPED 1 // SIGNAL_STOP_STOPPED, include/linux/sched/signal.h
 #define N_RLIMITS    16
 #define ITIMER_REAL  0
 #define ITIMER_PROF  2
@@ -137,12 +138,21 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva sig
     return intro_walk_threads(c->k, leader, capture_thread, &walk, error);
 }
 
+// Stopped, or about to be. Threads of a stopped process that is traced as well (by our agent) are
+// in the tracer's stop: only the process itself tells then.
+static bool is_stopped(IntroReader *r, struct gva leader, struct gva signal)
+{
+    return rd(r, leader, M_task_state) & TASK_STOPPED ||
+           rd(r, signal, M_signal_flags) & STOP_STOPPED || rd(r, signal, M_signal_group_stop_count);
+}
+
 bool intro_proc(struct intro_ctx *c, struct gva leader, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
     struct gva signal = rd_ptr(&r, leader, M_task_signal);
     uint64_t exit_state = rd(&r, leader, M_task_exit_state);
-    uint64_t flags = rd(&r, leader, M_task_flags), state = rd(&r, leader, M_task_state);
+    uint64_t flags = rd(&r, leader, M_task_flags);
+    bool stopped = is_stopped(&r, leader, signal);
     struct fmt_proc *proc = intro_object_add(c, signal, FMT_PROC);
 
     c->pid = rd(&r, leader, M_task_tgid);
@@ -159,7 +169,7 @@ bool intro_proc(struct intro_ctx *c, struct gva leader, GError **error)
                     "process %" G_GUINT64_FORMAT " is exiting", c->pid);
         return false;
     }
-    if (state & TASK_STOPPED && !c->opt->frozen_by) {
+    if (stopped) {
         proc->state = FMT_PROC_STOPPED;
         intro_refuse(c, "stopped", "is stopped by a signal (SIGSTOP, SIGTSTP): let it go on first");
     }
