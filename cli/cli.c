@@ -133,7 +133,9 @@ static const char *find_hint(const GError *error)
 
 static enum cli_exit exit_code(const GError *error)
 {
-    if (g_error_matches(error, CLI_ERROR, CLI_ERROR_REFUSED))
+    // A kernel thread, a zombie ...: well understood, and nothing that could go along.
+    if (g_error_matches(error, CLI_ERROR, CLI_ERROR_REFUSED) ||
+        g_error_matches(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED))
         return CLI_EXIT_REFUSED;
     return CLI_EXIT_FAILED;
 }

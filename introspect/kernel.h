@@ -31,6 +31,7 @@ enum intro_error {
     INTRO_ERROR_UNSUPPORTED, // read well, but nothing that we know how to carry
     INTRO_ERROR_BUSY,        // a lock that guards what is read is held: resume and try again
     INTRO_ERROR_NOT_FOUND,   // no such process, symbol ...
+    INTRO_ERROR_HOST,        // this host lacks the memory for it
 };
 
 struct intro_kernel_info {

@@ -92,7 +92,7 @@ bool intro_pages_reserve(struct intro_pages *p, uint64_t n_pages, GError **error
     void *buffer = mmap(NULL, n_pages * VMM_PAGE_BYTES, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (buffer == MAP_FAILED) {
-        g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED,
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_HOST,
                     "no memory on this host for %" G_GUINT64_FORMAT " MiB of pages: %s",
                     n_pages * VMM_PAGE_BYTES >> 20, g_strerror(errno));
         return false;
@@ -100,7 +100,7 @@ bool intro_pages_reserve(struct intro_pages *p, uint64_t n_pages, GError **error
     // Huge pages make both the touching and the copying cheaper; without them nothing is lost.
     madvise(buffer, n_pages * VMM_PAGE_BYTES, MADV_HUGEPAGE);
     if (madvise(buffer, n_pages * VMM_PAGE_BYTES, MADV_POPULATE_WRITE) < 0 && errno == ENOMEM) {
-        g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED,
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_HOST,
                     "no memory on this host for %" G_GUINT64_FORMAT " MiB of pages",
                     n_pages * VMM_PAGE_BYTES >> 20);
         munmap(buffer, n_pages * VMM_PAGE_BYTES);
