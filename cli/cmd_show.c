@@ -11,7 +11,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     g_autoptr(GPtrArray) reasons = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GError) error = NULL;
     g_autoptr(FmtImage) img = NULL;
-    struct intro_capture_options options = {.forensic = true};
+    struct intro_capture_options options = {.forensic = true, .records_only = true};
     struct cli_capture_stats stats;
     enum cli_exit exit;
 

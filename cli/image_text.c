@@ -31,7 +31,8 @@ static void print_head(const FmtImage *img)
     print_line("taken", time);
     if (head->pause_ns > 0)
         printf("%-9s %.1f ms\n", "paused", (double)head->pause_ns / 1e6);
-    printf("%-9s %" G_GUINT64_FORMAT " pages, %s\n", "contents", head->n_pages, size);
+    if (head->n_pages > 0)
+        printf("%-9s %" G_GUINT64_FORMAT " pages, %s\n", "contents", head->n_pages, size);
     print_line("written", head->writer);
     if (head->forensic)
         puts("forensic  recorded as found; cannot be restored");

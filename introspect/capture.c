@@ -130,6 +130,16 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
     return intro_pages_count(cap->pages);
 }
 
+static bool prepare_pages(IntroCapture *cap, struct gva root, GError **error)
+{
+    uint64_t pages = estimate_pages(cap, root);
+
+    if (!intro_pages_reserve(cap->pages, pages + pages / 8 + SLACK_PAGES, error))
+        return false;
+    vmm_memory_prefault(intro_kernel_memory(cap->k));
+    return true;
+}
+
 IntroCapture *intro_capture_prepare(IntroKernel *k, const struct intro_capture_options *opt,
                                     GError **error)
 {
@@ -142,10 +152,10 @@ IntroCapture *intro_capture_prepare(IntroKernel *k, const struct intro_capture_o
     intro_kernel_new_pause(k);
     if (!intro_find_process(k, opt->pid, &root, error) || !check_root(k, opt->pid, root, error))
         return NULL;
-    uint64_t pages = estimate_pages(cap, root);
-    if (!intro_pages_reserve(cap->pages, pages + pages / 8 + SLACK_PAGES, error))
+    if (opt->records_only)
+        intro_pages_want_none(cap->pages);
+    else if (!prepare_pages(cap, root, error))
         return NULL;
-    vmm_memory_prefault(intro_kernel_memory(k));
     return g_steal_pointer(&cap);
 }
 

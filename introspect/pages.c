@@ -28,6 +28,7 @@ struct intro_pages {
     GArray *copies;  // struct vmm_copy, `to` is an offset until intro_pages_copy
     uint64_t n_pages;
     bool part; // the next want starts anew
+    bool none; // nothing is wanted
     uint8_t *buffer;
     uint64_t buffer_pages;
 };
@@ -48,6 +49,11 @@ struct intro_pages *intro_pages_new(void)
     p->wants = g_array_new(FALSE, FALSE, sizeof(struct want));
     p->copies = g_array_new(FALSE, FALSE, sizeof(struct vmm_copy));
     return p;
+}
+
+void intro_pages_want_none(struct intro_pages *p)
+{
+    p->none = true;
 }
 
 static void drop_buffer(struct intro_pages *p)
@@ -133,6 +139,8 @@ void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, str
 {
     uint64_t n_pages = size_bytes / VMM_PAGE_BYTES;
 
+    if (p->none)
+        return;
     if (continues_want(p, owner, start, kind)) {
         g_array_index(p->wants, struct want, p->wants->len - 1).n_pages += n_pages;
     } else {

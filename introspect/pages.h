@@ -10,6 +10,8 @@
  * that grew past it since then costs an allocation within the pause, nothing else.
  */
 struct intro_pages *intro_pages_new(void);
+// For a take of the records alone: from now on wants are passed over.
+void intro_pages_want_none(struct intro_pages *p);
 void intro_pages_free(struct intro_pages *p); // NULL-safe
 
 // Guest running: has memory for n_pages ready and mapped. Keeps what is there already if it is
