@@ -51,11 +51,10 @@ static bool capture_fd(uint64_t fd, struct gva file, bool cloexec, void *user, G
     struct table *t = user;
 
     t->c->fd = (int64_t)fd;
-    if (!file.addr) {
-        g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
-                    "descriptor %" G_GUINT64_FORMAT " is being opened", fd);
-        return false;
-    }
+    // Reserved, not open yet: accept() and open() of a FIFO hold a number while they wait. Whoever
+    // reserved it is in that call, and is either not at rest or enters the call again.
+    if (!file.addr)
+        return true;
     uint64_t ref = intro_file(t->c, file, error);
     if (!ref) {
         g_prefix_error(error, "descriptor %" G_GUINT64_FORMAT ": ", fd);
