@@ -177,7 +177,7 @@ static uint64_t new_file(struct oracle *o, pid_t pid, int fd, uint64_t flags)
     struct fmt_file *f = fmt_image_add(o->img, FMT_FILE);
 
     f->flags = flags & ~(uint64_t)O_CLOEXEC;
-    f->mode = modes[flags & O_ACCMODE];
+    f->mode = flags & O_PATH ? 0 : modes[flags & O_ACCMODE];
     f->path = g_strdup(path);
     sscanf(info, "pos: %lu", &f->pos);
     if (S_ISFIFO(st.st_mode)) {
@@ -191,11 +191,13 @@ static uint64_t new_file(struct oracle *o, pid_t pid, int fd, uint64_t flags)
         f->kind = FMT_FILE_MEMFD;
         f->object = oracle_shm(o, link, memfd, FMT_SHM_MEMFD);
         g_clear_pointer(&f->path, g_free);
+    } else if (g_str_has_prefix(path, "anon_inode:") || S_ISSOCK(st.st_mode)) {
+        f->kind = FMT_FILE_OTHER;
     } else {
         f->kind = S_ISREG(st.st_mode)   ? FMT_FILE_REG
                   : S_ISDIR(st.st_mode) ? FMT_FILE_DIR
                   : S_ISCHR(st.st_mode) ? FMT_FILE_CHR
-                                        : 999;
+                                        : FMT_FILE_OTHER;
         f->object = inode(o, &st, path)->rec.objref;
         f->deleted = st.st_nlink == 0;
     }

@@ -19,13 +19,14 @@ static const struct {
     const char *letters;
     uint64_t flag;
 } vm_flags[] = {
-    {"rd", FMT_VMA_READ},      {"wr", FMT_VMA_WRITE},     {"ex", FMT_VMA_EXEC},
-    {"sh", FMT_VMA_SHARED},    {"mr", FMT_VMA_MAYREAD},   {"mw", FMT_VMA_MAYWRITE},
-    {"me", FMT_VMA_MAYEXEC},   {"gd", FMT_VMA_GROWSDOWN}, {"lo", FMT_VMA_LOCKED},
-    {"nr", FMT_VMA_NORESERVE}, {"dc", FMT_VMA_DONTCOPY},  {"wf", FMT_VMA_WIPEONFORK},
-    {"dd", FMT_VMA_DONTDUMP},  {"hg", FMT_VMA_HUGEPAGE},  {"nh", FMT_VMA_NOHUGEPAGE},
-    {"mg", FMT_VMA_MERGEABLE}, {"ht", FMT_VMA_HUGETLB},   {"sr", FMT_VMA_SEQ_READ},
-    {"rr", FMT_VMA_RAND_READ}, {"ac", FMT_VMA_ACCOUNT},   {"sf", FMT_VMA_SYNC},
+    {"rd", FMT_VMA_READ},        {"wr", FMT_VMA_WRITE},     {"ex", FMT_VMA_EXEC},
+    {"sh", FMT_VMA_SHARED},      {"mr", FMT_VMA_MAYREAD},   {"mw", FMT_VMA_MAYWRITE},
+    {"me", FMT_VMA_MAYEXEC},     {"gd", FMT_VMA_GROWSDOWN}, {"lo", FMT_VMA_LOCKED},
+    {"nr", FMT_VMA_NORESERVE},   {"dc", FMT_VMA_DONTCOPY},  {"wf", FMT_VMA_WIPEONFORK},
+    {"dd", FMT_VMA_DONTDUMP},    {"hg", FMT_VMA_HUGEPAGE},  {"nh", FMT_VMA_NOHUGEPAGE},
+    {"mg", FMT_VMA_MERGEABLE},   {"ht", FMT_VMA_HUGETLB},   {"sr", FMT_VMA_SEQ_READ},
+    {"rr", FMT_VMA_RAND_READ},   {"ac", FMT_VMA_ACCOUNT},   {"sf", FMT_VMA_SYNC},
+    {"lf", FMT_VMA_LOCKONFAULT},
 };
 
 static uint64_t parse_flags(const char *text)
@@ -129,6 +130,9 @@ static bool private_pages(struct oracle *o, struct oracle_proc *p, const struct 
         ok = pread(pagemap, &entry, 8, (off_t)(at / PAGE_BYTES * 8)) == 8;
         if (!(entry & PAGEMAP_HERE) && !code)
             continue;
+        // Of a memfd: its owner has it.
+        if (vma->kind == FMT_VMA_SHM && entry & PAGEMAP_SHARED)
+            continue;
         ok = ok && pread(mem, page, sizeof page, (off_t)at) == sizeof page;
         const bool clean = vma->kind == FMT_VMA_FILE && entry & PAGEMAP_SHARED;
 
@@ -145,20 +149,60 @@ static bool private_pages(struct oracle *o, struct oracle_proc *p, const struct 
     return ok;
 }
 
+// What shared mappings show of a file: contents are added once all mappings are known.
+struct window {
+    uint64_t inode, start, end;
+    enum fmt_pages_kind kind;
+    int fd;
+};
+
+GArray *oracle_windows_new(void)
+{
+    return g_array_new(false, true, sizeof(struct window));
+}
+
 static bool shared_file_pages(struct oracle *o, const struct fmt_vma *vma, const char *link)
 {
     const struct fmt_file *f = fmt_image_by_ref(o->img, vma->object, FMT_FILE);
     const struct fmt_inode *inode = fmt_image_by_ref(o->img, f->object, FMT_INODE);
-    const int fd = open(link, O_RDONLY | O_CLOEXEC);
+    struct window w = {
+        .inode = f->object,
+        .start = vma->offset_bytes,
+        .end = MIN(vma->offset_bytes + (vma->end - vma->start), inode->size_bytes),
+        .kind = vma->flags & FMT_VMA_WRITE ? FMT_PAGES_DATA : FMT_PAGES_CLEAN,
+        .fd = open(link, O_RDONLY | O_CLOEXEC),
+    };
 
-    if (fd < 0)
+    if (w.fd < 0)
         return false;
-    if (vma->offset_bytes < inode->size_bytes)
-        oracle_file_pages(o, f->object, fd, vma->offset_bytes,
-                          MIN(vma->end - vma->start, inode->size_bytes - vma->offset_bytes),
-                          vma->flags & FMT_VMA_WRITE ? FMT_PAGES_DATA : FMT_PAGES_CLEAN);
-    close(fd);
+    g_array_append_val(o->windows, w);
     return true;
+}
+
+// The window of this file that shows the page; one that is written to where there are several.
+static const struct window *window_of(const struct oracle *o, uint64_t inode, uint64_t at)
+{
+    const struct window *found = NULL;
+
+    for (guint i = 0; i < o->windows->len; i++) {
+        const struct window *w = &g_array_index(o->windows, struct window, i);
+        if (w->inode == inode && at >= w->start && at < w->end &&
+            (!found || w->kind == FMT_PAGES_DATA))
+            found = w;
+    }
+    return found;
+}
+
+void oracle_shared_files(struct oracle *o)
+{
+    const struct fmt_inode *inode;
+
+    for (size_t i = 0; FMT_NEXT(o->img, INODE, i, inode); i++)
+        for (uint64_t at = 0; at < inode->size_bytes; at += PAGE_BYTES) {
+            const struct window *w = window_of(o, inode->rec.objref, at);
+            if (w)
+                oracle_file_pages(o, w->inode, w->fd, at, PAGE_BYTES, w->kind);
+        }
 }
 
 static bool identify(struct oracle *o, struct oracle_proc *p, struct fmt_vma *vma, const char *name)
@@ -168,8 +212,10 @@ static bool identify(struct oracle *o, struct oracle_proc *p, struct fmt_vma *vm
 
     if (strcmp(name, "[vdso]") == 0) {
         vma->kind = FMT_VMA_VDSO;
+        vma->name = g_strdup(name);
     } else if (g_str_has_prefix(name, "[vvar")) {
         vma->kind = FMT_VMA_VVAR;
+        vma->name = g_strdup(name);
     } else if (g_str_has_prefix(name, "[anon:")) {
         vma->name = g_strndup(name + 6, strlen(name) - 7);
     } else if (g_str_has_prefix(name, "/memfd:")) {
@@ -190,8 +236,8 @@ static bool identify(struct oracle *o, struct oracle_proc *p, struct fmt_vma *vm
     return vma->object != 0 || (vma->kind != FMT_VMA_FILE && vma->kind != FMT_VMA_SHM);
 }
 
-static bool mapping(struct oracle *o, struct oracle_proc *p, const char *line, const char *flags,
-                    GError **error)
+static bool mapping(struct oracle *o, struct oracle_proc *p, const char *line, uint64_t pkey,
+                    const char *flags, GError **error)
 {
     uint64_t start, end, offset;
     int name_at = 0;
@@ -206,8 +252,11 @@ static bool mapping(struct oracle *o, struct oracle_proc *p, const char *line, c
     vma->end = end;
     vma->offset_bytes = offset;
     vma->flags = parse_flags(flags);
+    vma->pkey = pkey;
     if (!identify(o, p, vma, line + name_at))
         return oracle_fail(error, line);
+    if (vma->kind == FMT_VMA_VDSO)
+        ((struct fmt_mm *)fmt_image_by_ref(o->img, p->rec->mm, FMT_MM))->vdso = start;
     if (vma->flags & FMT_VMA_SHARED || vma->kind == FMT_VMA_VVAR)
         return true;
     return private_pages(o, p, vma, error);
@@ -248,6 +297,7 @@ bool oracle_memory(struct oracle *o, struct oracle_proc *p, GError **error)
     g_auto(GStrv) lines = g_strsplit(smaps ? smaps : "", "\n", -1);
     struct fmt_mm *mm = fmt_image_add(o->img, FMT_MM);
     const char *header = NULL;
+    unsigned long pkey = 0;
 
     p->rec->mm = mm->rec.objref;
     describe(o, p, mm);
@@ -256,8 +306,10 @@ bool oracle_memory(struct oracle *o, struct oracle_proc *p, GError **error)
 
         if (sscanf(lines[i], "%lx-%lx ", &start, &end) == 2)
             header = lines[i];
+        else if (header && sscanf(lines[i], "ProtectionKey: %lu", &pkey) == 1)
+            continue;
         else if (header && g_str_has_prefix(lines[i], "VmFlags:") &&
-                 !mapping(o, p, header, lines[i] + strlen("VmFlags:"), error))
+                 !mapping(o, p, header, pkey, lines[i] + strlen("VmFlags:"), error))
             return false;
     }
     return true;

@@ -76,7 +76,8 @@ static void restart(struct fmt_task *rec, const struct agent_tracee *t)
     if (nr < 0)
         return;
     rec->state = FMT_TASK_SYSCALL;
-    const bool absolute = nr == SYS_futex && (rec->rsi & FUTEX_CMD_MASK) != FUTEX_WAIT;
+    const bool absolute = (nr == SYS_futex && (rec->rsi & FUTEX_CMD_MASK) != FUTEX_WAIT) ||
+                          (nr == SYS_poll && (int32_t)rec->rdx < 0);
 
     if (ret == -ERESTARTSYS || ret == -ERESTARTNOINTR || ret == -ERESTARTNOHAND ||
         (ret == -ERESTART_RESTARTBLOCK && absolute)) {

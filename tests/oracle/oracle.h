@@ -29,6 +29,7 @@ struct oracle_proc {
 struct oracle {
     FmtImage *img;
     GPtrArray *procs;    // of struct oracle_proc, parents first
+    GArray *windows;     // of shared mappings on files
     GHashTable *objects; // "kind:identity" -> record: what has been seen already
 };
 
@@ -48,7 +49,9 @@ bool oracle_tasks(struct oracle *o, struct oracle_proc *p, GError **error); // o
 bool oracle_zombie(struct oracle *o, struct oracle_proc *p);
 bool oracle_signals(struct oracle *o, struct oracle_proc *p, GError **error);
 bool oracle_memory(struct oracle *o, struct oracle_proc *p, GError **error); // oracle-mem.c
-bool oracle_files(struct oracle *o, struct oracle_proc *p, GError **error);  // oracle-file.c
+GArray *oracle_windows_new(void);
+void oracle_shared_files(struct oracle *o); // once the memory of all processes has been read
+bool oracle_files(struct oracle *o, struct oracle_proc *p, GError **error); // oracle-file.c
 // The INODE and FILE of what `link` (a path in /proc) leads to, for mappings and the executable.
 uint64_t oracle_mapped_file(struct oracle *o, const char *link);
 // The SHM that `link` leads to; its contents are added once.

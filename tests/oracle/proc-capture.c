@@ -77,7 +77,7 @@ static void head(FmtImage *img, pid_t root)
     struct fmt_head *h = fmt_image_head(img);
     struct fmt_cpu *cpu = fmt_image_add(img, FMT_CPU);
     struct utsname here;
-    uint32_t low, high;
+    uint32_t low, high, eax, cpu_bytes, ecx, edx;
 
     uname(&here);
     h->format = FMT_FORMAT_VERSION;
@@ -93,6 +93,8 @@ static void head(FmtImage *img, pid_t root)
     h->root_pid = (uint64_t)root;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     cpu->features = fmt_cpu_features_here();
+    __asm__("cpuid" : "=a"(eax), "=b"(cpu_bytes), "=c"(ecx), "=d"(edx) : "a"(0xd), "c"(0));
+    cpu->xsave_bytes = cpu_bytes;
     cpu->xcr0 = low | (uint64_t)high << 32;
 }
 
@@ -235,11 +237,13 @@ int main(int argc, char **argv)
     }
     o.img = fmt_image_new();
     o.procs = g_ptr_array_new();
+    o.windows = oracle_windows_new();
     o.objects = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     ok = seize_tree(&o, atoi(argv[argc - 2]), &error);
     head(o.img, atoi(argv[argc - 2]));
     for (guint i = 0; ok && i < o.procs->len; i++)
         ok = capture(&o, g_ptr_array_index(o.procs, i), &error);
+    oracle_shared_files(&o);
     for (size_t i = 0; i < fmt_image_n_extents(o.img); i++)
         fmt_image_head(o.img)->n_pages += fmt_image_extent(o.img, i)->pages.n_pages;
     ok = ok && fmt_save(o.img, argv[argc - 1], NULL, NULL, &error);
