@@ -9,6 +9,7 @@
  *
  *   private anonymous     what the page tables show, DATA of the address space
  *   private of a file     copied-on-write pages likewise; the file's own from the page cache, CLEAN
+ *   private of a memfd    copied-on-write pages alone: the others are the memfd's
  *   shared of a file      the page cache, CLEAN: the target's file must hold the same; but DATA
  * where the program has written to the mapping: these pages go into the target's file shared
  * without a file the page cache of the shmem inode, DATA of the SHM vdso                  the
@@ -98,12 +99,12 @@ static bool want_page(const struct intro_user_page *page, bool present, void *us
                      page->at.addr);
         return true;
     }
-    if (m->rec->kind == FMT_VMA_FILE) {
+    if (m->rec->kind != FMT_VMA_ANON) {
         bool anon;
         if (!is_anon(m, page->frame, &anon))
             return false;
         if (!anon)
-            return true; // the page cache has it
+            return true; // the page cache has it, and what others write to it shows here
     }
     // A huge entry may reach past the mapping where it was split by mprotect of a neighbour.
     uint64_t start = MAX(page->at.addr, m->rec->start);
