@@ -96,7 +96,8 @@ static bool try_page(struct compare *c, struct fmt_extent *e)
     const uint8_t *kept = e->data;
     uint8_t *copy = g_memdup2(kept, e->pages.n_pages * FMT_PAGE_BYTES);
 
-    copy[e->pages.n_pages * FMT_PAGE_BYTES - 1] ^= 1;
+    // The end of a page may be a struct rseq, which is passed over.
+    copy[(e->pages.n_pages - 1) * FMT_PAGE_BYTES] ^= 1;
     e->data = copy;
     const bool noticed = is_noticed(c);
 

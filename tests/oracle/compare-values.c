@@ -129,6 +129,12 @@ static bool special_file(const struct fmt_file *a, const struct fmt_file *b, con
            (strcmp(field, "path") == 0 || strcmp(field, "object") == 0);
 }
 
+// smaps has a word for MLOCK_ONFAULT in newer kernels only.
+static bool special_flags(const struct fmt_vma *a, const struct fmt_vma *b)
+{
+    return a->flags & FMT_VMA_LOCKED && a->flags == (b->flags | FMT_VMA_LOCKONFAULT);
+}
+
 bool compare_special(struct compare *c, const void *a, const void *b, const char *field)
 {
     const struct fmt_record *rec = a;
@@ -137,6 +143,8 @@ bool compare_special(struct compare *c, const void *a, const void *b, const char
         return special_task(c, a, b, field);
     if (rec->type == FMT_FILE)
         return special_file(a, b, field);
+    if (rec->type == FMT_VMA && strcmp(field, "flags") == 0)
+        return special_flags(a, b);
     if (rec->type != FMT_ITIMER || strcmp(field, "value_ns") != 0)
         return false;
     compare_left(c, field, ((const struct fmt_itimer *)a)->value_ns,
