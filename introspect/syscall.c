@@ -119,13 +119,23 @@ struct reentry {
     const struct intro_sleep *sleep; // NULL: no timer queued
     uint64_t mm_ref;
     struct fmt_task *rec;
+    bool lost; // there is a timeout, and no timer tells what is left of it
 };
 
-static void restart_with(struct reentry *e, enum fmt_restart kind, uint64_t clock, uint64_t addr)
+// What is left of the timeout that the call sleeps with.
+static uint64_t left_ns(struct reentry *e)
+{
+    if (!e->sleep)
+        e->lost = true;
+    return e->sleep ? e->sleep->remaining_ns : 0;
+}
+
+static void restart_with(struct reentry *e, enum fmt_restart kind, uint64_t clock, uint64_t addr,
+                         uint64_t ns)
 {
     e->rec->restart = kind;
     e->rec->restart_clock = clock;
-    e->rec->restart_ns = e->sleep ? e->sleep->remaining_ns : 0;
+    e->rec->restart_ns = ns;
     e->rec->restart_addr = addr;
     // As the kernel leaves an interrupted call: it makes a restart_syscall of this when the thread
     // goes on.
@@ -134,11 +144,12 @@ static void restart_with(struct reentry *e, enum fmt_restart kind, uint64_t cloc
     e->rec->orig_rax = e->regs->orig_ax;
 }
 
-// Clocks of CPU time: no hrtimer tells what is left. Negative ids are those of other tasks.
-static bool is_cpu_clock(uint64_t clock)
+// Clocks of which no hrtimer tells what is left: of CPU time (negative ids are those of other
+// tasks), and those that wake a suspended machine.
+static bool is_other_clock(uint64_t clock)
 {
     return clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID ||
-           (int32_t)clock < 0;
+           clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM || (int32_t)clock < 0;
 }
 
 static void keep_sleep(struct reentry *e)
@@ -147,21 +158,22 @@ static void keep_sleep(struct reentry *e)
 
     if (!plain && argument(e->regs, 1) & TIMER_ABSTIME)
         return;
-    if (!plain && is_cpu_clock(argument(e->regs, 0))) {
+    if (!plain && is_other_clock(argument(e->regs, 0))) {
         intro_refuse(e->c, "cpu-sleep",
-                     "thread %" G_GUINT64_FORMAT " sleeps on a clock of consumed CPU time",
+                     "thread %" G_GUINT64_FORMAT
+                     " sleeps on a clock of consumed CPU time or an alarm clock",
                      e->rec->tid);
         return;
     }
     restart_with(e, FMT_RESTART_NANOSLEEP, plain ? CLOCK_MONOTONIC : argument(e->regs, 0),
-                 argument(e->regs, plain ? 1 : 3));
+                 argument(e->regs, plain ? 1 : 3), left_ns(e));
 }
 
 static void keep_poll(struct reentry *e)
 {
     if ((int32_t)argument(e->regs, e->call->argument) < 0)
         return;
-    restart_with(e, FMT_RESTART_POLL, CLOCK_MONOTONIC, argument(e->regs, 0));
+    restart_with(e, FMT_RESTART_POLL, CLOCK_MONOTONIC, argument(e->regs, 0), left_ns(e));
     e->rec->restart_arg1 = argument(e->regs, 1);
 }
 
@@ -171,7 +183,7 @@ static void keep_futex(struct reentry *e)
 
     if (FUTEX_CMD(op) != FUTEX_WAIT_CMD || !argument(e->regs, e->call->argument))
         return;
-    restart_with(e, FMT_RESTART_FUTEX, CLOCK_MONOTONIC, argument(e->regs, 0));
+    restart_with(e, FMT_RESTART_FUTEX, CLOCK_MONOTONIC, argument(e->regs, 0), left_ns(e));
     e->rec->restart_arg1 = argument(e->regs, 2);
     e->rec->restart_arg2 = op;
     e->rec->restart_arg3 = UINT32_MAX;
@@ -180,19 +192,18 @@ static void keep_futex(struct reentry *e)
 static void keep_written_back(struct reentry *e)
 {
     uint64_t addr = argument(e->regs, e->call->argument);
-    int64_t left = e->sleep ? e->sleep->remaining_ns : 0;
     int64_t unit = e->call->timeout == T_TIMEVAL ? 1000 : 1;
 
-    if (addr)
-        patch_timeout(e->c, e->mm_ref, addr, left / 1000000000, left % 1000000000 / unit);
+    if (!addr)
+        return;
+    int64_t left = (int64_t)left_ns(e);
+    patch_timeout(e->c, e->mm_ref, addr, left / 1000000000, left % 1000000000 / unit);
 }
 
 static void keep_millis(struct reentry *e)
 {
-    int64_t left = e->sleep ? e->sleep->remaining_ns : 0;
-
     if ((int32_t)argument(e->regs, e->call->argument) >= 0)
-        e->rec->r10 = (uint64_t)((left + 999999) / 1000000);
+        e->rec->r10 = (left_ns(e) + 999999) / 1000000;
 }
 
 static void keep_timeout(struct reentry *e)
@@ -239,14 +250,14 @@ static bool block_nanosleep(IntroReader *r, struct gva block, struct reentry *e)
                  : clock == CLOCK_BOOTTIME                     ? now->boottime_ns
                                                                : now->monotonic_ns;
 
-    restart_with(e, FMT_RESTART_NANOSLEEP, clock, rd(r, block, M_restart_nanosleep_rmtp));
-    e->rec->restart_ns = (uint64_t)MAX(0, expires - at);
+    restart_with(e, FMT_RESTART_NANOSLEEP, clock, rd(r, block, M_restart_nanosleep_rmtp),
+                 (uint64_t)MAX(0, expires - at));
     return true;
 }
 
 static bool block_poll(IntroReader *r, struct gva block, struct reentry *e)
 {
-    restart_with(e, FMT_RESTART_POLL, CLOCK_MONOTONIC, rd(r, block, M_restart_poll_ufds));
+    restart_with(e, FMT_RESTART_POLL, CLOCK_MONOTONIC, rd(r, block, M_restart_poll_ufds), 0);
     e->rec->restart_arg1 = rd(r, block, M_restart_poll_nfds);
     if (!rd(r, block,
             M_restart_poll_has_timeout)) { // a plain poll again: its arguments are unchanged
@@ -273,12 +284,12 @@ static bool block_futex(IntroReader *r, struct gva block, struct reentry *e)
         e->rec->rax = NR_FUTEX;
         return true;
     }
-    restart_with(e, FMT_RESTART_FUTEX, CLOCK_MONOTONIC, rd(r, block, M_restart_futex_uaddr));
+    restart_with(
+        e, FMT_RESTART_FUTEX, CLOCK_MONOTONIC, rd(r, block, M_restart_futex_uaddr),
+        (uint64_t)MAX(0, end - (op & FUTEX_REALTIME ? now->realtime_ns : now->monotonic_ns)));
     e->rec->restart_arg1 = rd(r, block, M_restart_futex_val);
     e->rec->restart_arg2 = op;
     e->rec->restart_arg3 = rd(r, block, M_restart_futex_bitset);
-    e->rec->restart_ns =
-        (uint64_t)MAX(0, end - (op & FUTEX_REALTIME ? now->realtime_ns : now->monotonic_ns));
     return true;
 }
 
@@ -326,7 +337,11 @@ bool intro_syscall_reenter(struct intro_ctx *c, struct gva task, struct gva mm,
     if (e.call->timeout == T_BLOCK)
         return use_block(&e, task, error);
     keep_timeout(&e);
-    return true;
+    if (e.lost)
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
+                    "thread %" G_GUINT64_FORMAT " sleeps in %s with a timeout that no timer has",
+                    rec->tid, e.call->name);
+    return !e.lost;
 }
 
 bool intro_syscall_finish(struct intro_ctx *c, struct gva task, struct gva mm,
