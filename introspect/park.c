@@ -124,9 +124,24 @@ static bool park_in_call(struct park *p, GError **error)
     return intro_syscall_reenter(p->c, p->task, p->mm, &p->regs, p->rec, error);
 }
 
+// Preempted before signals were looked at, with a mask to be put back after that: a signal that
+// only the call let in is to be delivered first. That takes the kernel a moment.
+static bool signals_come_first(struct park *p, bool *ret, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(p->c->k);
+
+    *ret = rd(&r, p->task, M_task_restore_sigmask) && !intro_chain_has(&p->chain, "get_signal");
+    return rd_done(&r, error);
+}
+
 static bool park_off_cpu(struct park *p, GError **error)
 {
     if (is_at_boundary(&p->chain)) {
+        bool signals;
+        if (!signals_come_first(p, &signals, error))
+            return false;
+        if (signals)
+            return busy(p, error, "is about to be delivered a signal");
         p->rec->state = p->frozen ? FMT_TASK_FROZEN : FMT_TASK_PREEMPTED;
         if (in_system_call(p))
             return intro_syscall_finish(p->c, p->task, p->mm, &p->regs, p->frozen, p->rec, error);
