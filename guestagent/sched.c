@@ -20,7 +20,9 @@ static void plan(AgentRestore *r)
         for (guint j = 0; j < p->tasks->len; j++) {
             const AgentTask *t = g_ptr_array_index(p->tasks, j);
 
-            if (t->rec->policy > SCHED_IDLE || t->rec->policy == 4)
+            const uint64_t policy = t->rec->policy & ~(uint64_t)SCHED_RESET_ON_FORK;
+
+            if (policy > SCHED_IDLE || policy == 4)
                 agent_refuse(r, "scheduler", p->rec->pid, -1,
                              "thread %" G_GUINT64_FORMAT " has scheduling policy %" G_GUINT64_FORMAT
                              ", which is not supported",

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A thread (struct task_struct): what it is, where it is, and what of it cannot go along.
+#include <sched.h>
+
 #include "introspect/cred.h"
 #include "introspect/park.h"
 #include "introspect/signal.h"
@@ -79,6 +81,8 @@ static GBytes *read_affinity(IntroReader *r, struct gva task)
 static void read_scheduling(IntroReader *r, struct gva task, struct fmt_task *rec)
 {
     rec->policy = rd(r, task, M_task_policy);
+    if (rd(r, task, M_task_sched_reset_on_fork))
+        rec->policy |= SCHED_RESET_ON_FORK;
     rec->nice = (int64_t)rd(r, task, M_task_static_prio) - NICE_TO_PRIO_BASE;
     rec->rt_priority = rd(r, task, M_task_rt_priority);
     rec->cpus_allowed = read_affinity(r, task);
