@@ -29,6 +29,8 @@ static void plan(AgentRestore *r)
                          "a pending signal %" G_GUINT64_FORMAT " is not well formed", s->signo);
         else if (s->signo == SIGKILL)
             agent_refuse(r, "killed", 0, -1, "the process is about to be killed");
+        else if (s->signo == SIGSTOP)
+            agent_refuse(r, "stopped", 0, -1, "the process is about to be stopped");
     }
     for (size_t i = 0; FMT_NEXT(r->img, SIGACTION, i, a); i++) {
         if (a->signo < 1 || a->signo > N_SIGNALS || a->signo == SIGKILL || a->signo == SIGSTOP)
@@ -107,7 +109,7 @@ static bool queue(AgentTask *t, uint64_t owner, bool to_process, GError **error)
         uint64_t at;
         bool ok;
 
-        if (s->owner != owner || s->signo == SIGSTOP)
+        if (s->owner != owner)
             continue;
         if (s->info) {
             memcpy(info, g_bytes_get_data(s->info, NULL), sizeof info);
