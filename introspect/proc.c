@@ -73,7 +73,7 @@ static bool read_timers(IntroReader *r, struct intro_ctx *c, struct gva signal, 
         struct fmt_itimer *rec = fmt_image_add(c->img, FMT_ITIMER);
         rec->proc = proc;
         rec->which = ITIMER_REAL;
-        rec->value_ns = armed ? left_ns : interval;
+        rec->value_ns = armed ? MAX(left_ns, 1) : interval; // 0 would say that it is not armed
         rec->interval_ns = interval;
     }
     for (unsigned i = 0; i < 2; i++)
