@@ -31,6 +31,30 @@ static const struct {
     {M_task_uprobe, "uprobe", "is being probed (uprobes)"},
 };
 
+// What is not worth a refusal, but somebody may rely on: a value with one of these bits is noted.
+#define PFA_SPECULATION 0xf8 // PFA_SPEC_*, include/linux/sched.h
+
+static const struct {
+    enum intro_member member;
+    uint64_t bits;
+    const char *kind, *text;
+} lost[] = {
+    {M_task_mempolicy, UINT64_MAX, "mempolicy", "its NUMA memory policy does not go along"},
+    {M_task_atomic_flags, PFA_SPECULATION, "speculation",
+     "its speculation controls (PR_SET_SPECULATION_CTRL) do not go along"},
+};
+
+// Every thread of a program with threads has the list; what is to be undone is in it.
+static bool has_undo(IntroReader *r, struct gva task)
+{
+    struct gva list = GVA(rd_opt(r, task, M_task_sem_undo, 0));
+
+    if (!list.addr || !intro_has(r->k, M_sem_undo_proc))
+        return false;
+    struct gva head = intro_member_addr(r->k, list, M_sem_undo_proc);
+    return rd_u64_at(r, head) != head.addr;
+}
+
 static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
@@ -43,6 +67,12 @@ static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
         if (words[0] | words[1])
             intro_refuse(c, refused[i].kind, "%s", refused[i].text);
     }
+
+    for (size_t i = 0; i < G_N_ELEMENTS(lost); i++)
+        if (rd_opt(&r, task, lost[i].member, 0) & lost[i].bits)
+            intro_note(c, FMT_NOTE_LOSS, lost[i].kind, "%s", lost[i].text);
+    if (has_undo(&r, task))
+        intro_refuse(c, "sysv-ipc", "has changes of System V semaphores to be undone (SEM_UNDO)");
 
     struct gva tls = intro_member_addr(c->k, task, M_thread_tls_array);
     for (unsigned i = 0; i < N_TLS_ENTRIES; i++)
