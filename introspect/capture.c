@@ -188,7 +188,8 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
         if (!intro_proc(c, g_array_index(tree, struct gva, i), error))
             return false;
     c->pid = c->opt->pid;
-    return intro_pipe_check_peers(c, error) && intro_shm_check_peers(c, error);
+    return intro_mm_check_peers(c, error) && intro_pipe_check_peers(c, error) &&
+           intro_shm_check_peers(c, error);
 }
 
 static bool take(struct intro_ctx *c, const struct vmm_clock *machine, GError **error)

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "introspect/process.h"
 #include "introspect/task.h"
 
 #define MAX_VMAS        (1u << 20) // sysctl vm.max_map_count is 65530 unless raised
@@ -93,6 +94,11 @@ static bool check_users(struct intro_ctx *c, struct gva mm, GError **error)
 
     if (!rd_done(&r, error))
         return false;
+    // Key 0 is everybody's.
+    if (rd_opt(&r, mm, M_mm_context_pkeys, 0) & 0xfffe)
+        intro_refuse(c, "pkey", "has memory protection keys allocated (pkey_alloc)");
+    if (!rd_done(&r, error))
+        return false;
     if (ldt.addr)
         intro_refuse(c, "ldt", "has segment descriptors of its own (modify_ldt)");
     if (aio.addr)
@@ -112,6 +118,9 @@ static bool capture_vma(struct gva vma, void *user, GError **error)
 
     return intro_mapping(w->c, vma, w->mm, w->ref, error);
 }
+
+#define DUMP_FILTER(flags)  ((flags) >> 2 & 0x1ff)
+#define DUMP_FILTER_DEFAULT 0x33 // private and shared anonymous, ELF headers, private huge pages
 
 static void read_fields(IntroReader *r, struct gva mm, struct fmt_mm *rec)
 {
@@ -150,6 +159,9 @@ uint64_t intro_mm(struct intro_ctx *c, struct gva mm, GError **error)
     struct fmt_mm *rec = intro_object_add(c, mm, FMT_MM);
     g_auto(IntroReader) r = INTRO_READER(c->k);
     read_fields(&r, mm, rec);
+    if (DUMP_FILTER(rd(&r, mm, M_mm_flags)) != DUMP_FILTER_DEFAULT)
+        intro_note(c, FMT_NOTE_LOSS, "coredump-filter",
+                   "its /proc/PID/coredump_filter does not go along");
     struct gva exe = rd_ptr(&r, mm, M_mm_exe_file);
     if (!rd_done(&r, error))
         return 0;
@@ -162,4 +174,57 @@ uint64_t intro_mm(struct intro_ctx *c, struct gva mm, GError **error)
         return 0;
     }
     return rec->rec.objref;
+}
+
+/* ---- who else ---- */
+
+static uint64_t n_threads(const struct intro_ctx *c, uint64_t mm_ref)
+{
+    const struct fmt_task *task;
+    uint64_t n = 0;
+
+    for (size_t i = 0; FMT_NEXT(c->img, TASK, i, task); i++) {
+        const struct fmt_proc *proc = fmt_image_by_ref(c->img, task->proc, FMT_PROC);
+        n += proc && proc->mm == mm_ref;
+    }
+    return n;
+}
+
+// Refuses where a process outside of the tree (whose signal_struct we have not met) uses the mm.
+static bool check_outside(struct intro_ctx *c, struct gva mm, GError **error)
+{
+    g_autoptr(GPtrArray) processes = intro_list_processes(c->k, false, error);
+
+    for (guint i = 0; processes && i < processes->len; i++) {
+        const struct intro_process *p = processes->pdata[i];
+        g_auto(IntroReader) r = INTRO_READER(c->k);
+        bool shares = rd(&r, p->task, M_task_mm) == mm.addr;
+        struct gva signal = rd_ptr(&r, p->task, M_task_signal);
+
+        if (!rd_done(&r, error))
+            return false;
+        if (shares && !intro_object_ref(c, signal))
+            intro_refuse(c, "shared-mm", "shares its memory with process %u (%s)", p->pid, p->comm);
+    }
+    return processes != NULL;
+}
+
+bool intro_mm_check_peers(struct intro_ctx *c, GError **error)
+{
+    GHashTableIter iter;
+    void *at, *ref;
+
+    g_hash_table_iter_init(&iter, c->objects);
+    while (g_hash_table_iter_next(&iter, &at, &ref)) {
+        struct gva mm = GVA(GPOINTER_TO_SIZE(at));
+        uint64_t users;
+
+        if (!fmt_image_by_ref(c->img, GPOINTER_TO_SIZE(ref), FMT_MM))
+            continue;
+        // Others may look into it for a moment: that counts as well, so ask who.
+        if (!intro_get(c->k, mm, M_mm_users, &users, error) ||
+            (users > n_threads(c, GPOINTER_TO_SIZE(ref)) && !check_outside(c, mm, error)))
+            return false;
+    }
+    return true;
 }

@@ -16,6 +16,10 @@ bool intro_walk_vmas(IntroKernel *k, struct gva mm, intro_node_fn fn, void *user
 // record.
 uint64_t intro_mm(struct intro_ctx *c, struct gva mm, GError **error);
 
+// To be called when the whole tree has been read: refuses address spaces that a process outside of
+// it uses as well (vfork, CLONE_VM).
+bool intro_mm_check_peers(struct intro_ctx *c, GError **error);
+
 // mapping.c: one vm_area_struct into a VMA record of mm_ref, and its pages.
 bool intro_mapping(struct intro_ctx *c, struct gva vma, struct gva mm, uint64_t mm_ref,
                    GError **error);
