@@ -103,6 +103,27 @@ static void read_time_namespace(IntroReader *r, struct gva leader, struct fmt_pr
                                (int64_t)rd(r, ns, M_time_ns_boottime_nsec);
 }
 
+static const struct {
+    enum intro_member member;
+    const char *name;
+} namespaces[] = {
+    {M_nsproxy_mnt_ns, "mount"},     {M_nsproxy_net_ns, "network"}, {M_nsproxy_ipc_ns, "IPC"},
+    {M_nsproxy_cgroup_ns, "cgroup"}, {M_nsproxy_uts_ns, "UTS"},
+};
+
+// In the target it lives in those of the agent.
+static void note_namespaces(IntroReader *r, struct intro_ctx *c, struct gva leader)
+{
+    struct gva nsproxy = rd_ptr(r, leader, M_task_nsproxy), initial;
+
+    if (!nsproxy.addr || !intro_symbol(r->k, "init_nsproxy", &initial, NULL))
+        return;
+    for (size_t i = 0; i < G_N_ELEMENTS(namespaces); i++)
+        if (rd(r, nsproxy, namespaces[i].member) != rd(r, initial, namespaces[i].member))
+            intro_note(c, FMT_NOTE_LOSS, "namespace", "its own %s namespace does not go along",
+                       namespaces[i].name);
+}
+
 struct thread_walk {
     struct intro_ctx *c;
     struct fmt_proc *proc;
@@ -125,6 +146,7 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva sig
 
     read_limits(&r, c, signal, ref);
     read_time_namespace(&r, leader, proc);
+    note_namespaces(&r, c, leader);
     if (!rd_done(&r, error) || !read_timers(&r, c, signal, ref, error) ||
         !(proc->mm = intro_mm(c, mm, error)) ||
         !(proc->sighand = intro_sighand(c, sighand, error)) ||
