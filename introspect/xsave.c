@@ -184,7 +184,8 @@ static GBytes *with_pkru(IntroKernel *k, struct gva task, const struct intro_xsa
     uint64_t pkru;
     const unsigned i = 9;
 
-    if (!intro_has(k, M_thread_pkru) || !layout->size[i])
+    // The size comes from the guest: less than the register has is no size.
+    if (!intro_has(k, M_thread_pkru) || layout->size[i] < sizeof(uint32_t))
         return g_bytes_ref(area);
     if (!intro_get(k, task, M_thread_pkru, &pkru, error))
         return NULL;
