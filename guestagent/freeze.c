@@ -38,7 +38,8 @@ struct AgentFreeze {
     GHashTable *processes; // set of pids, those that have died included
 };
 
-#define SYSCALL_BYTES 2 // 0f 05
+#define SYSCALL_BYTES  2 // 0f 05
+#define VDSO_MAX_STEPS 10000
 
 // Calls that end with EINTR though no handler ran, without having done anything.
 static const int eintr_calls[] = {
@@ -259,6 +260,39 @@ static void wind_on(struct thread *t)
     ptrace(PTRACE_SETREGS, t->tid, NULL, &regs);
 }
 
+/*
+ * A thread within the vdso goes on in another kernel's only if that is the same build: better not
+ * to stop it there. The code is short and waits for nothing, so the thread is stepped out of it.
+ * Its stop is then one of another kind: it is asked for the usual one, before it runs another
+ * instruction.
+ */
+static void step_out_of_vdso(struct thread *t)
+{
+    struct user_regs_struct regs;
+    uint64_t start, end;
+    int status, n = 0;
+
+    if (!procfs_find_vdso(t->pid, &start, &end))
+        return;
+    while (n < VDSO_MAX_STEPS && ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) == 0 &&
+           regs.rip >= start && regs.rip < end) {
+        n++;
+        t->stopped = false;
+        if (ptrace(PTRACE_SINGLESTEP, t->tid, NULL, NULL) < 0 ||
+            waitpid(t->tid, &status, __WALL) != t->tid || !WIFSTOPPED(status))
+            return; // dead or dying: the next look finds out
+        if (status >> 16 || WSTOPSIG(status) != SIGTRAP) {
+            ptrace(PTRACE_CONT, t->tid, NULL, (void *)(long)(status >> 16 ? 0 : WSTOPSIG(status)));
+            ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
+            return;
+        }
+    }
+    if (n == 0)
+        return;
+    ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
+    ptrace(PTRACE_CONT, t->tid, NULL, NULL);
+}
+
 static void for_each_stopped(AgentFreeze *f, void (*fn)(struct thread *t))
 {
     GHashTableIter iter;
@@ -291,6 +325,9 @@ enum agent_freeze_state agent_freeze_step(AgentFreeze *f, GPtrArray *refusals, G
                     f->root);
         return AGENT_FREEZE_FAILED;
     }
+    for_each_stopped(f, step_out_of_vdso);
+    if (find_unstopped(f))
+        return AGENT_FREEZE_AGAIN;
     for_each_stopped(f, wind_back);
     return AGENT_FREEZE_DONE;
 }

@@ -2,6 +2,7 @@
 // Reading /proc.
 #include "guestagent/procfs.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,4 +90,14 @@ char *procfs_describe_wait(pid_t tid)
     g_autofree char *name = read_file(tid, "wchan");
 
     return name && *name && strcmp(name, "0") != 0 ? g_steal_pointer(&name) : NULL;
+}
+
+bool procfs_find_vdso(pid_t pid, uint64_t *ret_start, uint64_t *ret_end)
+{
+    g_autofree char *maps = read_file(pid, "maps");
+    const char *at = maps ? strstr(maps, "[vdso]\n") : NULL;
+
+    while (at && at > maps && at[-1] != '\n')
+        at--;
+    return at && sscanf(at, "%" SCNx64 "-%" SCNx64, ret_start, ret_end) == 2;
 }

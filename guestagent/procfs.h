@@ -21,3 +21,6 @@ GArray *procfs_list_threads(pid_t pid); // of pid_t, owned by the caller
 void procfs_append_children(pid_t pid, pid_t tid, GArray *ret);
 // The kernel function in which a thread sleeps, or NULL. Owned by the caller.
 char *procfs_describe_wait(pid_t tid);
+
+// Where the process has its vdso; false where it has none.
+bool procfs_find_vdso(pid_t pid, uint64_t *ret_start, uint64_t *ret_end);

@@ -239,6 +239,18 @@ static bool park_on_cpu(struct park *p, const struct vmm_vcpu *cpu, GError **err
     return intro_regs_from_vcpu(p->c, cpu, p->rec, error);
 }
 
+// Another kernel's vdso has other code. A thread in it is out of it soon; our agent has stepped it
+// out already.
+static bool check_vdso(const struct park *p, GError **error)
+{
+    const struct fmt_vma *vma =
+        fmt_image_vma(p->c->img, intro_object_ref(p->c, p->mm), p->rec->rip);
+
+    if (!vma || vma->kind != FMT_VMA_VDSO || p->rec->state == FMT_TASK_SYSCALL)
+        return true;
+    return busy(p, error, "is reading a clock");
+}
+
 static bool find_place(struct park *p, GError **error)
 {
     GError *failure = NULL;
@@ -273,6 +285,6 @@ bool intro_park(struct intro_ctx *c, struct gva task, struct gva mm, struct fmt_
     struct park p = {.c = c, .task = task, .mm = mm, .rec = rec, .frozen = c->opt->frozen_by != 0};
 
     rec->syscall = -1;
-    return find_place(&p, error) && read_mask(&p, error) && abort_rseq(&p, error) &&
-           check_ipc(&p, error);
+    return find_place(&p, error) && check_vdso(&p, error) && read_mask(&p, error) &&
+           abort_rseq(&p, error) && check_ipc(&p, error);
 }
