@@ -24,6 +24,9 @@
  * wound back here, before anybody looks, to the `syscall` instruction: registers, hence also a
  * captured image, are then those of a thread that is about to enter the call. Nothing was done yet,
  * else the call had returned how much. A timeout that is in the arguments starts again.
+ *
+ * What cannot be kept from the program: a write of more than a pipe has room for, or a read with
+ * VMIN, that was half done is over and returns how much, as after any signal.
  */
 struct thread {
     pid_t tid, pid;
