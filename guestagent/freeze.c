@@ -39,6 +39,7 @@ struct AgentFreeze {
     pid_t root;
     GHashTable *threads;   // tid -> struct thread
     GHashTable *processes; // set of pids, those that have died included
+    guint n_zombies;       // that the last walk met
 };
 
 #define SYSCALL_BYTES  2 // 0f 05
@@ -113,6 +114,7 @@ static bool check_process(AgentFreeze *f, pid_t pid, GPtrArray *refusals)
     if (status.state == 'Z') {
         if (pid == f->root)
             refuse(refusals, pid, "zombie", "it has ended and waits for its parent");
+        f->n_zombies++;
         return false;
     }
     if (pid == 1)
@@ -152,6 +154,7 @@ static guint scan(AgentFreeze *f, GPtrArray *refusals)
     g_autoptr(GArray) queue = g_array_new(FALSE, FALSE, sizeof(pid_t));
     guint n_new = 0;
 
+    f->n_zombies = 0;
     g_array_append_val(queue, f->root);
     for (guint i = 0; i < queue->len && refusals->len == 0; i++) {
         pid_t pid = g_array_index(queue, pid_t, i);
@@ -362,6 +365,17 @@ void agent_freeze_thaw(AgentFreeze *f)
         // Fails for a thread that never stopped; that one is let go when this process ends.
         ptrace(PTRACE_DETACH, GPOINTER_TO_INT(key), NULL, NULL);
     }
+}
+
+bool agent_freeze_has_zombies(const AgentFreeze *f)
+{
+    return f->n_zombies > 0;
+}
+
+void agent_freeze_forget(AgentFreeze *f)
+{
+    g_hash_table_remove_all(f->threads);
+    g_hash_table_remove_all(f->processes);
 }
 
 void agent_freeze_kill(AgentFreeze *f)
