@@ -110,12 +110,13 @@ done
 "$lab" exec "$there" -- sh -c 'kill -CONT $(pidof vmgraft-agent)'
 expect_in "the target's agent hangs" "$here"
 
-# The target's agent dies in the middle; init starts another.
+# The target's agent dies in the middle; init starts another. Who kills it is in the guest already
+# when the process appears there.
+"$lab" exec "$there" --detach -- sh -c \
+    "until [ -e /proc/$pid ]; do :; done; kill -KILL \$(pidof vmgraft-agent)" >/dev/null
 "$vmgraft" migrate --agent-timeout 5 "$(target "$here")" "$pid" "$(target "$there")" \
     2>"$work/stderr" &
 move=$!
-until "$lab" exec "$there" -- test -e "/proc/$pid"; do sleep 0.05; done
-"$lab" exec "$there" -- sh -c 'kill -KILL $(pidof vmgraft-agent)'
 wait $move && fail "the target's agent was killed, and the move says it is done"
 expect_in "the target's agent is killed" "$here"
 
@@ -123,11 +124,12 @@ expect_in "the target's agent is killed" "$here"
 # somebody does.
 main_agent='for p in $(pidof vmgraft-agent); do
     set -- $(cat /proc/$p/stat); [ $4 = 1 ] && kill -$SIGNAL $p; done'
+"$lab" exec "$here" --detach -- sh -c \
+    "until read -r _ _ state _ </proc/$pid/stat && [ \$state = t ]; do :; done
+    SIGNAL=STOP; $main_agent" >/dev/null
 "$vmgraft" migrate --agent-timeout 3 "$(target "$here")" "$pid" "$(target "$there")" \
     2>"$work/stderr" &
 move=$!
-until "$lab" exec "$here" -- grep -q "^State:.t " "/proc/$pid/status"; do sleep 0.02; done
-"$lab" exec "$here" -- sh -c "SIGNAL=STOP; $main_agent"
 wait $move && fail "in doubt: the move says it is done"
 grep -q "it is not known whether the original is dead" "$work/stderr" ||
     fail "in doubt: $(cat "$work/stderr")"

@@ -13,6 +13,8 @@ READY_S = 120
 VERDICT_S = 120
 MAX_DELAY_S = 0.5
 REFUSED = 3  # exit code of vmgraft
+# Some subjects are hardly ever outside of the kernel, and the host may be busy.
+DEADLINE = ("--deadline", "20")
 
 # Exit codes of the scripts below.
 ENDED, LATE = 8, 9
@@ -89,11 +91,12 @@ class Round:
             self.pids[self.pair.b] = int(pid)
         if mode == "capture":
             image = str(self.folder / "image.vmg")
-            facts = self._vmgraft("capture", source, pid, "-o", image)
+            facts = self._vmgraft("capture", *DEADLINE, source, pid, "-o", image)
             if facts:
                 self._vmgraft("restore", image, target)
             return facts
-        return self._vmgraft("migrate", *(["--copy"] if mode == "copy" else []), source, pid, target)
+        return self._vmgraft("migrate", *DEADLINE, *(["--copy"] if mode == "copy" else []), source,
+                             pid, target)
 
     def run(self, mode, random):
         """Returns the pause of A in milliseconds."""

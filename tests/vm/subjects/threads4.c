@@ -5,7 +5,7 @@
 #include "subject.h"
 
 #define N       4
-#define A_ROUND 64
+#define A_ROUND 16
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t turned = PTHREAD_COND_INITIALIZER;
@@ -14,6 +14,16 @@ static unsigned turn;
 static uint64_t turns, taken[N], rounds[N];
 static bool stop;
 static __thread uint64_t own_turns;
+
+// Some work between the turns, or hardly a moment would find all threads outside of the kernel.
+static void work_a_little(void)
+{
+    static __thread uint64_t state = 1;
+
+    for (unsigned i = 0; i < 20000; i++)
+        subject_random(&state);
+    CHECK(state == 1 + own_turns * 20000 * 0x9e3779b97f4a7c15, "a thread lost what it computed");
+}
 
 static void take_turn(unsigned me)
 {
@@ -35,8 +45,10 @@ static void *work(void *arg)
     bool last;
 
     do {
-        for (unsigned i = 0; i < A_ROUND; i++)
+        for (unsigned i = 0; i < A_ROUND; i++) {
             take_turn(me);
+            work_a_little();
+        }
         CHECK(own_turns == taken[me], "thread %u took %lu turns, and %lu by its own count", me,
               taken[me], own_turns);
         rounds[me]++;
