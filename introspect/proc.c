@@ -124,6 +124,15 @@ static void note_namespaces(IntroReader *r, struct intro_ctx *c, struct gva lead
                        namespaces[i].name);
 }
 
+// Since 7.2 (6b1c66c9cca9) not a flag of the address space, but a fact of its last exec.
+static void read_dumpable(IntroReader *r, struct intro_ctx *c, struct gva leader, uint64_t mm)
+{
+    struct fmt_mm *rec = fmt_image_by_ref(c->img, mm, FMT_MM);
+
+    if (intro_has(c->k, M_task_exec_state) && intro_has(c->k, M_exec_state_dumpable))
+        rec->dumpable = rd(r, rd_ptr(r, leader, M_task_exec_state), M_exec_state_dumpable);
+}
+
 struct thread_walk {
     struct intro_ctx *c;
     struct fmt_proc *proc;
@@ -151,6 +160,9 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva sig
         !(proc->mm = intro_mm(c, mm, error)) ||
         !(proc->sighand = intro_sighand(c, sighand, error)) ||
         !intro_sigpending(c, intro_member_addr(c->k, signal, M_signal_shared_pending), ref, error))
+        return false;
+    read_dumpable(&r, c, leader, proc->mm);
+    if (!rd_done(&r, error))
         return false;
     proc->cmdline = intro_cmdline(c->k, mm);
     if (tty.addr)
