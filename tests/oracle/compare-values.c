@@ -92,6 +92,23 @@ static bool is_register(const char *field)
     return false;
 }
 
+// Before 5.13 nobody can ask for the registration of another's rseq: then no thread has any.
+static bool knows_rseq(const struct compare *c)
+{
+    const struct fmt_task *t;
+
+    for (size_t i = 0; FMT_NEXT(c->b, TASK, i, t); i++)
+        if (t->rseq)
+            return true;
+    return false;
+}
+
+// Without a class the priority follows nice; some kernels then say what it would be.
+static bool has_no_io_class(const struct fmt_task *t)
+{
+    return t->ioprio >> 13 == 0;
+}
+
 static bool special_task(struct compare *c, const struct fmt_task *a, const struct fmt_task *b,
                          const char *field)
 {
@@ -99,6 +116,10 @@ static bool special_task(struct compare *c, const struct fmt_task *a, const stru
 
     if (c->running && is_register(field))
         return true;
+    if (g_str_has_prefix(field, "rseq"))
+        return b->rseq == 0 && !knows_rseq(c);
+    if (strcmp(field, "ioprio") == 0)
+        return has_no_io_class(a) && has_no_io_class(b);
     if (strcmp(field, "xsave") == 0)
         compare_xsave(c, a->xsave, b->xsave);
     else if (strcmp(field, "cpus_allowed") == 0)

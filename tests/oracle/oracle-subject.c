@@ -297,7 +297,7 @@ static void identity(void)
     capabilities(0x1c0ull | 1ull << 38, 0x40 | 1ull << 38);
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, 6, 0, 0);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    prctl(PR_SET_DUMPABLE, 1);
+    prctl(PR_SET_DUMPABLE, 0);
 }
 
 /* ---- descriptors ---- */
