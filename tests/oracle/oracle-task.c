@@ -183,7 +183,7 @@ static void scheduling(struct oracle_task *t)
     cpu_set_t cpus;
 
     t->rec->nice = (int64_t)field(fields, 19);
-    t->rec->policy = field(fields, 41);
+    t->rec->policy = (uint64_t)sched_getscheduler(tid); // with SCHED_RESET_ON_FORK
     t->rec->rt_priority = field(fields, 40);
     t->rec->ioprio = (uint64_t)syscall(SYS_ioprio_get, 1, tid);
     if (sched_getaffinity(tid, sizeof cpus, &cpus) == 0)
