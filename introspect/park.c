@@ -15,9 +15,14 @@
  *   on a vCPU, user mode       registers are the vCPU's
  *   on a vCPU, in the kernel   never: let it run on
  *   off the CPU:
- *     on its way to user mode  preempted there, or stopped by a signal or its tracer: the entry's
- * registers in a page fault          the faulting instruction simply runs again asleep in a system
- * call  as the call's row in syscalls.def says anywhere else            never: let it run on
+ *     on its way to user mode
+ *                          preempted there, or stopped by a signal or its tracer: the entry's
+ *                          registers
+ *     in a page fault      the faulting instruction simply runs again
+ *     asleep in a system call
+ *                          as the call's row in syscalls.def says
+ *     woken from a futex   the wait is over with 0, which a futex may always give
+ *     anywhere else        never: let it run on
  *
  * Which of the off-CPU cases holds is read off the call chain (orc.c). A chain that the tables
  * cannot follow counts as "anywhere else", except for a plain sleep in a call, where the task's
@@ -26,6 +31,10 @@
 #define TASK_INTERRUPTIBLE 1
 #define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
 #define NR_SIGSUSPEND      130
+#define NR_FUTEX           202
+#define FUTEX_OP(word)     ((word)&0x7f)
+#define FUTEX_WAIT         0
+#define FUTEX_WAIT_BITSET  9
 #define NR_SIGTIMEDWAIT    128
 
 // Who gives up the CPU at the boundary to user mode, with nothing taken off the signal queues: on
@@ -56,6 +65,10 @@ static const char *const page_fault[] = {"exc_page_fault", "asm_exc_page_fault",
 // Who takes up to PIPE_BUF bytes in one step or not at all: pipes (anon_pipe_write since 6.15). A
 // terminal takes what it has room for and sleeps in the middle.
 static const char *const whole_writes[] = {"pipe_write", "anon_pipe_write"};
+
+// The sleep of FUTEX_WAIT, with nothing of user memory to be touched any more.
+static const char *const futex_waits[] = {"futex_wait_queue", "futex_wait_queue_me",
+                                          "futex_do_wait"};
 
 static bool chain_has_any(const struct intro_chain *chain, const char *const *names, size_t n)
 {
@@ -110,6 +123,26 @@ static bool is_being_woken(IntroReader *r, struct gva task)
     return rd(r, task, M_task_on_rq) || rd_opt(r, task, M_task_wake_q_next, 0);
 }
 
+// Woken from a futex wait and waiting for a CPU, as most threads of a busy program are. All that is
+// left to do is to return: 0 where the futex was woken; where it was not, 0 is a spurious wake-up,
+// which every waiter must expect. Not with a signal to be handled, which EINTR would tell of, nor
+// with a relative timeout, which would start again.
+static bool is_woken_from_futex(struct park *p, bool *ret, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(p->c->k);
+    const uint64_t op = FUTEX_OP(p->regs.si);
+    const bool waits = p->regs.orig_ax == NR_FUTEX && CHAIN_HAS_ANY(&p->chain, futex_waits) &&
+                       (op == FUTEX_WAIT_BITSET || (op == FUTEX_WAIT && p->regs.r10 == 0));
+    struct gva signal = rd_ptr(&r, p->task, M_task_signal);
+    uint64_t own = rd(&r, intro_member_addr(p->c->k, p->task, M_task_pending), M_sigpending_signal);
+    uint64_t shared =
+        rd(&r, intro_member_addr(p->c->k, signal, M_signal_shared_pending), M_sigpending_signal);
+    uint64_t blocked = rd(&r, p->task, M_task_blocked);
+
+    *ret = waits && !((own | shared) & ~blocked);
+    return rd_done(&r, error);
+}
+
 static bool park_in_call(struct park *p, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(p->c->k);
@@ -118,8 +151,17 @@ static bool park_in_call(struct park *p, GError **error)
     if (!rd_done(&r, error))
         return false;
     if ((p->state & TASK_STATE_MASK) != TASK_INTERRUPTIBLE || woken ||
-        CHAIN_HAS_ANY(&p->chain, page_fault))
-        return busy(p, error, "is working in the kernel");
+        CHAIN_HAS_ANY(&p->chain, page_fault)) {
+        bool over;
+        if (!is_woken_from_futex(p, &over, error))
+            return false;
+        if (!over)
+            return busy(p, error, "is working in the kernel");
+        p->rec->state = FMT_TASK_PREEMPTED;
+        p->rec->rax = 0;
+        p->rec->orig_rax = UINT64_MAX;
+        return true;
+    }
     if (intro_syscall_writes(p->regs.orig_ax) && !CHAIN_HAS_ANY(&p->chain, whole_writes))
         return busy(p, error, "may have written a part");
     p->rec->state = FMT_TASK_SYSCALL;
