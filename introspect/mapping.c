@@ -4,18 +4,20 @@
 
 #include <string.h>
 
+// clang-format off
 /*
  * Whose pages are captured how:
  *
  *   private anonymous     what the page tables show, DATA of the address space
  *   private of a file     copied-on-write pages likewise; the file's own from the page cache, CLEAN
  *   private of a memfd    copied-on-write pages alone: the others are the memfd's
- *   shared of a file      the page cache, CLEAN: the target's file must hold the same; but DATA
- * where the program has written to the mapping: these pages go into the target's file shared
- * without a file the page cache of the shmem inode, DATA of the SHM vdso                  the
- * kernel's image of it (all of it, touched or not) vvar                  nothing: the target's
- * kernel has its own
+ *   shared of a file      the page cache, CLEAN: the target's file must hold the same; but DATA where
+ *                         the program has written to the mapping: these pages go into the target's file
+ *   shared without a file the page cache of the shmem inode, DATA of the SHM
+ *   vdso                  the kernel's image of it (all of it, touched or not)
+ *   vvar                  nothing: the target's kernel has its own
  */
+// clang-format on
 
 // include/linux/mm.h; these bits are the same in every release from 5.10 on.
 #define VM_SHARED       0x00000008ull

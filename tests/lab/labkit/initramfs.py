@@ -191,6 +191,8 @@ def base(hostname, labd, agent, modules, network):
     tree.add("/etc/hostname", hostname.encode() + b"\n")
     tree.add("/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n".encode())
     tree.add("/etc/lab/network", (network or "").encode())
+    # Each name has its own thousand of pids, so that those of two guests rarely meet.
+    tree.add("/etc/lab/first-pid", f"{1000 + sum(hostname.encode()) % 29 * 1000}\n".encode())
     tree.add("/etc/lab/modules", "".join(f"{name}\n" for name, _ in modules).encode())
     for name, data in modules:
         tree.add(f"/etc/lab/{name}.ko", data)
