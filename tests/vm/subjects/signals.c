@@ -76,7 +76,7 @@ static void set_up_handlers(void)
     MUST(sigaction(SIGRTMIN + 1, &action, NULL) == 0);
     MUST(sigaction(SIGRTMIN + 2, &action, NULL) == 0);
     handle(SIGALRM, on_alarm, SA_RESTART);
-    handle(SIGVTALRM, on_profile, 0);
+    handle(SIGPROF, on_profile, 0);
     handle(SIGUSR2, on_waiter, 0);
     signal(SIGPIPE, SIG_IGN);
 }
@@ -91,10 +91,10 @@ static void check_actions(void)
               (action.sa_flags & ~RESTORER) == (SA_SIGINFO | SA_ONSTACK | SA_RESTART) &&
               sigismember(&action.sa_mask, SIGTERM),
           "action of SIGUSR1 is another");
-    MUST(sigaction(SIGVTALRM, NULL, &action) == 0);
+    MUST(sigaction(SIGPROF, NULL, &action) == 0);
     CHECK(action.sa_handler == on_profile && (action.sa_flags & ~RESTORER) == 0 &&
               sigismember(&action.sa_mask, SIGHUP) && !sigismember(&action.sa_mask, SIGTERM),
-          "action of SIGVTALRM is another");
+          "action of SIGPROF is another");
     MUST(sigaction(SIGPIPE, NULL, &action) == 0);
     CHECK(action.sa_handler == SIG_IGN, "SIGPIPE is not ignored");
     MUST(sigaction(SIGTERM, NULL, &action) == 0);
@@ -216,11 +216,11 @@ static void *wait_timed(void *arg)
 static void start_timers(void)
 {
     const struct itimerval often = {{0, TIMER_MS * 1000}, {0, TIMER_MS * 1000}};
-    const struct itimerval virtual = {{0, 40000}, {0, 40000}};
+    const struct itimerval consumed = {{0, 40000}, {0, 40000}};
 
     MUST(setitimer(ITIMER_REAL, &often, NULL) == 0);
     cpu_timer = subject.argument && strcmp(subject.argument, "cpu-timer") == 0;
-    MUST(!cpu_timer || setitimer(ITIMER_VIRTUAL, &virtual, NULL) == 0);
+    MUST(!cpu_timer || setitimer(ITIMER_PROF, &consumed, NULL) == 0);
 }
 
 // The timers must still fire, at their interval.
