@@ -275,8 +275,15 @@ static bool read_mask(struct park *p, GError **error)
 static bool park_on_cpu(struct park *p, const struct vmm_vcpu *cpu, GError **error)
 {
     p->regs.orig_ax = UINT64_MAX;
-    if (!cpu->user_mode)
+    if (!cpu->user_mode) {
+        struct gva at;
+
+        // Forensic images show what the thread had when it entered the kernel, for what it is
+        // worth.
+        if (p->c->opt->forensic && intro_user_regs(p->c->k, p->task, &at, &p->regs, NULL))
+            intro_regs_from_memory(p->c, p->task, &p->regs, p->rec, NULL);
         return busy(p, error, "is running in the kernel");
+    }
     p->rec->state = FMT_TASK_USER;
     return intro_regs_from_vcpu(p->c, cpu, p->rec, error);
 }
