@@ -122,20 +122,27 @@ expect_in "the target's agent is killed" "$here"
 
 # The source's agent hangs when it is to end the original: nobody knows, and the copy is kept until
 # somebody does.
-main_agent='for p in $(pidof vmgraft-agent); do
-    set -- $(cat /proc/$p/stat); [ $4 = 1 ] && kill -$SIGNAL $p; done'
-"$lab" exec "$here" --detach -- sh -c \
-    "until read -r _ _ state _ </proc/$pid/stat && [ \$state = t ]; do :; done
-    SIGNAL=STOP; $main_agent" >/dev/null
-"$vmgraft" migrate --agent-timeout 3 "$(target "$here")" "$pid" "$(target "$there")" \
+# The target's agent is held up while it builds, so that there is time for that.
+agent_of() {
+    # Its children have other parents than init.
+    "$lab" exec "$1" -- sh -c 'for p in $(pidof vmgraft-agent); do
+        set -- $(cat /proc/$p/stat); [ $4 = 1 ] && echo $p; done; :'
+}
+source_agent=$(agent_of "$here") target_agent=$(agent_of "$there")
+"$lab" exec "$there" --detach -- sh -c \
+    "until [ -e /proc/$pid ]; do :; done; kill -STOP $target_agent" >/dev/null
+"$vmgraft" migrate --agent-timeout 15 "$(target "$here")" "$pid" "$(target "$there")" \
     2>"$work/stderr" &
 move=$!
+until "$lab" exec "$there" -- grep -q "^State:.T" "/proc/$target_agent/status"; do sleep 0.1; done
+"$lab" exec "$here" -- kill -STOP "$source_agent"
+"$lab" exec "$there" -- kill -CONT "$target_agent"
 wait $move && fail "in doubt: the move says it is done"
 grep -q "it is not known whether the original is dead" "$work/stderr" ||
     fail "in doubt: $(cat "$work/stderr")"
 "$vmgraft" agent status "$(target "$there")" | grep -q "^holds pid $pid" || fail "nothing is held"
 "$vmgraft" restore "$work/stderr" "$(target "$there")" 2>/dev/null && fail "restore of nonsense"
-"$lab" exec "$here" -- sh -c "SIGNAL=CONT; $main_agent"
+"$lab" exec "$here" -- kill -CONT "$source_agent"
 while exists "$here"; do sleep 0.2; done # FINISH was in the ring
 "$vmgraft" agent release "$(target "$there")" || fail "agent release"
 expect_in "in doubt, then released" "$there"

@@ -63,11 +63,16 @@ void subject_pass(void)
 
 void subject_fail(const char *format, ...)
 {
+    static int failed;
     const int saved = errno;
     char text[512] = "FAIL ";
     size_t used = strlen(text);
     va_list args;
 
+    // Of several threads the first one speaks.
+    if (__atomic_exchange_n(&failed, 1, __ATOMIC_SEQ_CST))
+        for (;;)
+            pause();
     va_start(args, format);
     errno = saved; // for %m
     vsnprintf(text + used, sizeof text - used - 1, format, args);
