@@ -100,15 +100,26 @@ extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspec
     agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
     agent_aspect_after_cred;
 
+// What a kind of file does after all files have been opened, for those that refer to others.
+enum agent_file_stage {
+    AGENT_FILE_CONNECT, // all files are open in the agent, and there is no process yet
+    AGENT_FILE_ATTACH,  // all processes and threads are there, still with the agent's privileges
+    AGENT_FILE_ARM,     // last of all: contents, signals and timers are there, registers are not
+    AGENT_N_FILE_STAGES,
+};
+typedef bool (*agent_file_fn)(AgentRestore *r, const struct fmt_file *f, GError **error);
+
 /*
  * One kind of open file. `plan` checks one description; `open` returns a descriptor of the agent
- * or -1. A new kind is a file with such a row and a line in file.c's table.
+ * or -1. `later` has what is to be done in later stages, NULL for nothing; at each of them the
+ * kinds come in the order of file.c's table. A new kind is a file with such a row and a line there.
  */
 struct agent_file_kind {
     enum fmt_file_kind kind;
     const char *name;
     void (*plan)(AgentRestore *r, const struct fmt_file *f);
     int (*open)(AgentRestore *r, const struct fmt_file *f, GError **error);
+    agent_file_fn later[AGENT_N_FILE_STAGES];
 };
 extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_chr, agent_file_pipe,
     agent_file_memfd;
@@ -116,6 +127,7 @@ extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_c
 // file.c
 void agent_files_plan(AgentRestore *r);
 bool agent_files_open(AgentRestore *r, GError **error);
+bool agent_files_stage(AgentRestore *r, enum agent_file_stage stage, GError **error);
 void agent_files_close(AgentRestore *r);
 // The agent's descriptor of a FILE record, -1 where it has none.
 int agent_file_fd(AgentRestore *r, uint64_t objref);

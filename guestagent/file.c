@@ -173,6 +173,37 @@ bool agent_files_open(AgentRestore *r, GError **error)
     return true;
 }
 
+static int by_objref(gconstpointer a, gconstpointer b)
+{
+    const struct agent_file *x = *(struct agent_file *const *)a;
+    const struct agent_file *y = *(struct agent_file *const *)b;
+
+    return x->rec->rec.objref < y->rec->rec.objref ? -1 : 1;
+}
+
+bool agent_files_stage(AgentRestore *r, enum agent_file_stage stage, GError **error)
+{
+    g_autoptr(GPtrArray) files = g_ptr_array_new();
+    GHashTableIter iter;
+    void *file;
+
+    g_hash_table_iter_init(&iter, r->files);
+    while (g_hash_table_iter_next(&iter, NULL, &file))
+        g_ptr_array_add(files, file);
+    g_ptr_array_sort(files, by_objref);
+    for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        for (guint j = 0; kinds[i]->later[stage] && j < files->len; j++) {
+            const struct agent_file *f = g_ptr_array_index(files, j);
+
+            if (f->rec->kind != kinds[i]->kind || kinds[i]->later[stage](r, f->rec, error))
+                continue;
+            g_prefix_error(error, "%s: ", f->rec->path ? f->rec->path : kinds[i]->name);
+            return false;
+        }
+    }
+    return true;
+}
+
 void agent_files_close(AgentRestore *r)
 {
     for (guint i = 0; i < r->fds->len; i++)

@@ -98,7 +98,8 @@ static bool build_process(AgentProc *p, GError **error)
 bool agent_restore_build(AgentRestore *r, GError **error)
 {
     // All descriptors before the first process, which inherits them.
-    if (!agent_files_open(r, error) || !agent_shm_open(r, error) || !agent_process_tree(r, error) ||
+    if (!agent_files_open(r, error) || !agent_shm_open(r, error) ||
+        !agent_files_stage(r, AGENT_FILE_CONNECT, error) || !agent_process_tree(r, error) ||
         !agent_process_groups(r, error))
         return false;
     for (guint i = 0; i < r->procs->len; i++) {
@@ -107,7 +108,7 @@ bool agent_restore_build(AgentRestore *r, GError **error)
         if (p->rec->state != FMT_PROC_ZOMBIE && !build_process(p, error))
             return false;
     }
-    return true;
+    return agent_files_stage(r, AGENT_FILE_ATTACH, error);
 }
 
 GArray *agent_restore_spaces(const AgentRestore *r)
@@ -200,7 +201,7 @@ bool agent_restore_finish(AgentRestore *r, GError **error)
         if (p->rec->state != FMT_PROC_ZOMBIE && !finish_process(p, error))
             return false;
     }
-    if (!agent_shm_seal(r, error))
+    if (!agent_shm_seal(r, error) || !agent_files_stage(r, AGENT_FILE_ARM, error))
         return false;
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
