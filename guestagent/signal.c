@@ -140,18 +140,19 @@ static bool queue(AgentTask *t, uint64_t owner, bool to_process, GError **error)
     return true;
 }
 
-// What the program had queued is not to fail for a limit of ours, which limit.c replaces later.
-static bool lift_limit(const AgentProc *p, GError **error)
+// What the program had queued is not to fail for a limit of ours, which limit.c replaces later. An
+// agent that may not lift it does with what there is.
+static void lift_limit(const AgentProc *p)
 {
     const struct rlimit64 none = {RLIM64_INFINITY, RLIM64_INFINITY};
 
-    return prlimit64(agent_leader(p)->tracee.tid, RLIMIT_SIGPENDING, &none, NULL) == 0 ||
-           agent_fail_errno(error, "RLIMIT_SIGPENDING");
+    prlimit64(agent_leader(p)->tracee.tid, RLIMIT_SIGPENDING, &none, NULL);
 }
 
 static bool finish(AgentProc *p, GError **error)
 {
-    return lift_limit(p, error) && set_actions(p, error) &&
+    lift_limit(p);
+    return set_actions(p, error) &&
            drain(&agent_leader(p)->tracee, error) &&
            queue(agent_leader(p), p->rec->rec.objref, true, error);
 }
