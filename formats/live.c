@@ -29,6 +29,14 @@ static bool is_memory(const FmtImage *img, const struct fmt_extent *extent)
     return vma && vma->kind != FMT_VMA_VDSO && vma->kind != FMT_VMA_VVAR;
 }
 
+// The target may lack the file: then the contents make it.
+static bool is_carried(const FmtImage *img, const struct fmt_extent *extent)
+{
+    const struct fmt_inode *inode = fmt_image_by_ref(img, extent->pages.owner, FMT_INODE);
+
+    return inode && inode->contents == FMT_CONTENTS_CARRIED;
+}
+
 void fmt_image_make_live(FmtImage *img, GArray **ret_placed)
 {
     if (ret_placed)
@@ -37,7 +45,7 @@ void fmt_image_make_live(FmtImage *img, GArray **ret_placed)
     for (size_t i = 0; i < fmt_image_n_extents(img); i++) {
         struct fmt_extent *extent = fmt_image_extent(img, i);
 
-        if (extent->pages.kind == FMT_PAGES_CLEAN)
+        if (extent->pages.kind == FMT_PAGES_CLEAN && !is_carried(img, extent))
             make_hashed(extent);
         else if (ret_placed && extent->pages.kind == FMT_PAGES_DATA && is_memory(img, extent))
             make_placed(extent, *ret_placed);

@@ -95,7 +95,15 @@ enum fmt_file_kind {
     FMT_FILE_CHR,        // object: INODE; which devices can go along is the agent's table
     FMT_FILE_PIPE,       // object: PIPE; FIFOs as well, with their path
     FMT_FILE_MEMFD,      // object: SHM
+    FMT_FILE_PATH,       // object: INODE of any type; a place that is not open (O_PATH)
     FMT_FILE_OTHER = 63, // something that was refused: listed by its name, never restored
+};
+
+// Whether the PAGES of an INODE hold the whole file; what they leave out is zeros then.
+enum fmt_contents {
+    FMT_CONTENTS_NONE,    // they do not: the target has the file
+    FMT_CONTENTS_DELETED, // the file has no name: the target makes one like it
+    FMT_CONTENTS_CARRIED, // made in the target where it is missing, compared where it is not
 };
 
 enum fmt_proc_state { FMT_PROC_ALIVE, FMT_PROC_STOPPED, FMT_PROC_ZOMBIE };
@@ -117,13 +125,6 @@ enum fmt_restart {
     FMT_RESTART_NANOSLEEP, // clock, ns, addr = rmtp
     FMT_RESTART_POLL,      // addr = pollfds, arg1 = nfds, ns
     FMT_RESTART_FUTEX,     // addr = word, arg1 = value, arg2 = flags, arg3 = bitset, ns
-};
-
-enum fmt_timer_state {
-    FMT_TIMER_DISARMED,
-    FMT_TIMER_ARMED,
-    FMT_TIMER_FIRED, // its signal is pending; when it is taken a periodic timer is armed again, and
-                     // what expired since is its overrun
 };
 
 enum fmt_pages_kind {

@@ -139,12 +139,27 @@ static bool file_data(AgentRestore *r, int fd, uint64_t offset, const void *data
     return write_file(undo.fd, offset, want, size, error);
 }
 
+// A file that we have made.
+static bool new_data(int fd, uint64_t offset, const void *data, uint64_t size, uint64_t file_bytes,
+                     GError **error)
+{
+    if (offset >= file_bytes)
+        return true;
+    size = MIN(size, file_bytes - offset);
+    g_autofree uint8_t *zeros = data ? NULL : g_malloc0(size);
+
+    return write_file(fd, offset, data ? data : zeros, size, error);
+}
+
 static bool inode_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
                         const void *data, uint64_t size, GError **error)
 {
     const struct fmt_file *f = inode_file(r, pages->owner);
+    const int new_file = agent_inode_fd(r, pages->owner);
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, pages->owner, FMT_INODE);
 
+    if (new_file >= 0)
+        return new_data(new_file, offset, data, size, inode->size_bytes, error);
     if (!f)
         return true; // nobody can read it: nothing to compare
     const int fd = agent_file_fd(r, f->rec.objref);

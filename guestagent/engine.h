@@ -4,6 +4,9 @@
 
 #include <linux/time_types.h>
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include "guestagent/remote.h"
 #include "guestagent/restore.h"
 
@@ -57,7 +60,8 @@ struct AgentRestore {
     bool timens;            // the processes are in a time namespace of their own
     int64_t mono_offset_ns; // what it adds to the clocks of the initial one
     int64_t boot_offset_ns;
-    GArray *undo; // of struct agent_undo: changes to files of this machine
+    GPtrArray *created; // of char *: new files of this machine
+    GArray *undo;       // of struct agent_undo: changes to files of this machine
 };
 
 // Contents of a file of this machine before we wrote to it.
@@ -98,7 +102,7 @@ struct agent_aspect {
 extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspect_fd,
     agent_aspect_fs, agent_aspect_cred, agent_aspect_signal, agent_aspect_thread,
     agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
-    agent_aspect_after_cred, agent_aspect_posix_timer;
+    agent_aspect_after_cred;
 
 // What a kind of file does after all files have been opened, for those that refer to others.
 enum agent_file_stage {
@@ -122,7 +126,7 @@ struct agent_file_kind {
     agent_file_fn later[AGENT_N_FILE_STAGES];
 };
 extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_chr, agent_file_pipe,
-    agent_file_memfd;
+    agent_file_memfd, agent_file_place;
 
 // file.c
 void agent_files_plan(AgentRestore *r);
@@ -138,14 +142,50 @@ int agent_fd_up(AgentRestore *r, int fd, GError **error);
 int agent_reopen(AgentRestore *r, int fd, int flags, GError **error);
 // The first process and descriptor that refer to a FILE record, for messages.
 void agent_file_user(AgentRestore *r, uint64_t objref, uint64_t *ret_pid, int64_t *ret_fd);
-// The path of a file from our root.
+// A path of the image, and that of a file, from our root.
+char *agent_path(AgentRestore *r, const char *path);
 char *agent_file_path(AgentRestore *r, const struct fmt_file *f);
+// Closes a descriptor of ours before the end.
+void agent_fd_close(AgentRestore *r, int fd);
+// Flags that open() takes as they were; the others had their effect on the source, or are set by
+// fcntl.
+#define AGENT_OPEN_FLAGS                                                                           \
+    (O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT | O_LARGEFILE | O_DIRECTORY |             \
+     O_NOFOLLOW | O_NOATIME | O_PATH)
+
+/* ---- what the target lacks (deleted.c) ---- */
+
+// A name to make something under that will not keep it, with directories above it that are missing.
+struct agent_name {
+    char *path;
+    GPtrArray *parents; // of char *: directories made for it
+};
+bool agent_name_take(AgentRestore *r, const char *path, struct agent_name *ret, GError **error);
+void agent_name_drop(struct agent_name *name); // also removes the directories
+// Whether it can be made at all; false with errno.
+bool agent_name_is_possible(const char *path, struct stat *ret_above);
+void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f);
+int agent_deleted_open(AgentRestore *r, const struct fmt_file *f, GError **error);
+// A deleted working directory, -1 on failure.
+int agent_deleted_directory(AgentRestore *r, const struct fmt_fs *fs, GError **error);
+// A descriptor to write a file that was made by us, -1 for files of this machine. Of a directory
+// that we made: its place.
+int agent_inode_fd(AgentRestore *r, uint64_t objref);
+// Gives a new file size, owner and permissions of the image.
+bool agent_inode_dress(int fd, const struct fmt_inode *inode, GError **error);
+// Contents are there: gives new files their times and closes the descriptors above.
+bool agent_inodes_finish(AgentRestore *r, GError **error);
+// Removes new files that have a name.
+void agent_inodes_undo(AgentRestore *r);
 
 // shm.c: descriptor of a SHM, -1 on failure; all of them are open once agent_shm_open() is through.
 int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error);
 void agent_shm_plan(AgentRestore *r);
 bool agent_shm_open(AgentRestore *r, GError **error);
 bool agent_shm_seal(AgentRestore *r, GError **error);
+
+// pipe.c: closes the ends that were kept for processes to come.
+void agent_pipes_finish(AgentRestore *r);
 
 // process.c
 void agent_process_plan(AgentRestore *r);
@@ -187,17 +227,6 @@ void agent_vdso_free(struct agent_vdso *vdso);      // NULL-safe
 // timer.c
 bool agent_timer_arm(AgentProc *p, GError **error);
 
-// posix_timer.c: fires a timer whose signal is pending in the image, and waits until that is so
-// here.
-bool agent_posix_timer_fire(AgentTask *t, uint64_t timer, bool to_process, GError **error);
-// Arms all others.
-bool agent_posix_timers_arm(AgentProc *p, GError **error);
-
-// signal.c: queues a signal for a process (or this thread alone) as the kernel had it.
-#define AGENT_SIGINFO_BYTES 128
-bool agent_signal_queue(AgentTask *t, bool to_process, uint64_t signo,
-                        const uint8_t info[AGENT_SIGINFO_BYTES], GError **error);
-
 // regs.c: final registers and signal mask of a thread that has settled. `restarted`: what
 // agent_restart_arm() gave, NULL where nothing was armed.
 bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error);
@@ -219,8 +248,5 @@ bool agent_time_enter(AgentRestore *r, const char **ret_what);
 // What is left at this moment of a timeout that had left_ns to go when the source was paused, never
 // less than 1 ns.
 uint64_t agent_time_left(AgentRestore *r, uint64_t left_ns);
-// The moment that was left_ns away (negative: in the past) when the source was paused, by a clock
-// as the restored processes see it.
-int64_t agent_time_moment(AgentRestore *r, uint64_t clock, int64_t left_ns);
 // The moment at which such a timeout ends, by a clock as the restored processes see it.
 struct __kernel_timespec agent_time_deadline(AgentRestore *r, uint64_t clock, uint64_t left_ns);

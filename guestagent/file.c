@@ -11,7 +11,8 @@
 #include "guestagent/engine.h"
 
 static const struct agent_file_kind *const kinds[] = {
-    &agent_file_reg, &agent_file_dir, &agent_file_chr, &agent_file_pipe, &agent_file_memfd,
+    &agent_file_reg,  &agent_file_dir,   &agent_file_chr,
+    &agent_file_pipe, &agent_file_memfd, &agent_file_place,
 };
 
 static const struct agent_file_kind *find_kind(uint64_t kind)
@@ -250,12 +251,28 @@ int agent_reopen(AgentRestore *r, int fd, int flags, GError **error)
     return agent_fd_up(r, open(path, flags | O_CLOEXEC | O_NOCTTY), error);
 }
 
+void agent_fd_close(AgentRestore *r, int fd)
+{
+    for (guint i = 0; i < r->fds->len; i++) {
+        if (g_array_index(r->fds, int, i) != fd)
+            continue;
+        g_array_remove_index_fast(r->fds, i);
+        close(fd);
+        return;
+    }
+}
+
 char *agent_file_path(AgentRestore *r, const struct fmt_file *f)
+{
+    return agent_path(r, f->path);
+}
+
+char *agent_path(AgentRestore *r, const char *path)
 {
     const struct fmt_fs *fs = fmt_image_nth(r->img, FMT_FS, 0);
 
     // fs.c sees to it that all processes have the same root.
     if (!fs || !fs->root || strcmp(fs->root, "/") == 0)
-        return g_strdup(f->path);
-    return g_strconcat(fs->root, f->path, NULL);
+        return g_strdup(path);
+    return g_strconcat(fs->root, path, NULL);
 }

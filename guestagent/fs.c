@@ -33,6 +33,8 @@ static void plan(AgentRestore *r)
             agent_refuse(r, "cwd", p->rec->pid, -1, "its working directory has no path");
             continue;
         }
+        if (fs->cwd_inode)
+            continue; // of a deleted one the rest is made
         g_autofree char *cwd = g_strconcat(strcmp(fs->root, "/") ? fs->root : "", fs->cwd, NULL);
 
         if (strcmp(fs->root, first->root) != 0)
@@ -54,12 +56,21 @@ static bool change(AgentProc *p, const char *what, long nr, const char *path, GE
            agent_remote(t, what, nr, NULL, error, at);
 }
 
+static bool change_to_deleted(AgentProc *p, const struct fmt_fs *fs, GError **error)
+{
+    const int fd = agent_deleted_directory(p->r, fs, error);
+
+    return fd >= 0 &&
+           agent_remote(&agent_leader(p)->tracee, "fchdir", SYS_fchdir, NULL, error, (uint64_t)fd);
+}
+
 static bool build(AgentProc *p, GError **error)
 {
     const struct fmt_fs *fs = fs_of(p);
 
     return (strcmp(fs->root, "/") == 0 || change(p, "chroot", SYS_chroot, fs->root, error)) &&
-           change(p, "chdir", SYS_chdir, fs->cwd, error) &&
+           (fs->cwd_inode ? change_to_deleted(p, fs, error)
+                          : change(p, "chdir", SYS_chdir, fs->cwd, error)) &&
            agent_remote(&agent_leader(p)->tracee, "umask", SYS_umask, NULL, error, fs->umask);
 }
 

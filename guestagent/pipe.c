@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,7 +36,11 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
         return;
     g_autofree char *path = agent_file_path(r, f);
 
-    if (stat(path, &st) < 0)
+    if (f->deleted) {
+        if (!agent_name_is_possible(path, &st))
+            agent_refuse(r, "file-deleted", pid, fd, "%s was deleted and cannot be made again: %s",
+                         path, g_strerror(errno));
+    } else if (stat(path, &st) < 0)
         agent_refuse(r, "file-missing", pid, fd, "%s: %s", path, g_strerror(errno));
     else if (!S_ISFIFO(st.st_mode))
         agent_refuse(r, "file-type", pid, fd, "%s is no FIFO on this machine", path);
@@ -77,17 +82,63 @@ static bool fill(const struct fmt_pipe *pipe, int fd, GError **error)
     return true;
 }
 
+// Owner, permissions and times of what no other program can have seen yet.
+static bool dress(const struct fmt_pipe *pipe, int fd, GError **error)
+{
+    const struct timespec times[2] = {
+        {pipe->atime_ns / 1000000000, pipe->atime_ns % 1000000000},
+        {pipe->mtime_ns / 1000000000, pipe->mtime_ns % 1000000000},
+    };
+
+    if (pipe->mode && (fchown(fd, (uid_t)pipe->uid, (gid_t)pipe->gid) < 0 ||
+                       fchmod(fd, pipe->mode & 07777) < 0 || futimens(fd, times) < 0))
+        return agent_fail_errno(error, "owner of a pipe");
+    return true;
+}
+
+static int open_deleted(AgentRestore *r, const char *path, GError **error)
+{
+    struct agent_name name;
+    int fd;
+
+    if (!agent_name_take(r, path, &name, error))
+        return -1;
+    fd = mkfifo(name.path, 0600) < 0 ? -1 : open(name.path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        agent_fail_errno(error, "%s", name.path);
+    unlink(name.path);
+    agent_name_drop(&name);
+    return fd;
+}
+
+// Linux opens a FIFO for both ways without waiting for the other side.
+static int open_fifo(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    g_autofree char *path = agent_file_path(r, f);
+    int fd, there = 0;
+
+    if (f->deleted)
+        return open_deleted(r, path, error);
+    fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) {
+        agent_fail_errno(error, "open");
+    } else if (ioctl(fd, FIONREAD, &there) < 0 || there > 0) {
+        agent_fail(error, "the FIFO is in use on this machine");
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
 // Both ends of the object: a FIFO by its path, else a new pipe.
 static bool open_ends(AgentRestore *r, const struct fmt_file *f, struct ends *ends, GError **error)
 {
     int fds[2];
 
     if (f->path && !g_str_has_prefix(f->path, "pipe:")) {
-        g_autofree char *path = agent_file_path(r, f);
-
-        // Linux opens a FIFO for both ways without waiting for the other side.
-        fds[0] = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-        fds[1] = fds[0] < 0 ? -1 : dup(fds[0]);
+        if ((fds[0] = open_fifo(r, f, error)) < 0)
+            return false;
+        fds[1] = dup(fds[0]);
     } else if (pipe2(fds, O_CLOEXEC) < 0) {
         fds[0] = fds[1] = -1;
     }
@@ -118,7 +169,10 @@ static struct ends *find(AgentRestore *r, const struct fmt_file *f, GError **err
         agent_fail_errno(error, "pipe of %" G_GUINT64_FORMAT " bytes", pipe->capacity_bytes);
         return NULL;
     }
-    return fill(pipe, ends->write, error) ? ends : NULL;
+    const bool is_ours = f->deleted || !f->path || g_str_has_prefix(f->path, "pipe:");
+
+    return fill(pipe, ends->write, error) && (!is_ours || dress(pipe, ends->write, error)) ? ends
+                                                                                           : NULL;
 }
 
 // The very end that pipe2() made; only such a description lacks O_LARGEFILE.
@@ -150,6 +204,21 @@ static int open_pipe(AgentRestore *r, const struct fmt_file *f, GError **error)
         return -1;
     }
     return fd;
+}
+
+void agent_pipes_finish(AgentRestore *r)
+{
+    const struct fmt_pipe *pipe;
+
+    for (size_t i = 0; FMT_NEXT(r->img, PIPE, i, pipe); i++) {
+        const struct ends *ends = g_hash_table_lookup(r->objects, &pipe->rec.objref);
+
+        if (!ends)
+            continue;
+        agent_fd_close(r, ends->read);
+        agent_fd_close(r, ends->write);
+        g_hash_table_remove(r->objects, &pipe->rec.objref);
+    }
 }
 
 const struct agent_file_kind agent_file_pipe = {

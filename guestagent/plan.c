@@ -158,6 +158,7 @@ AgentRestore *agent_restore_new(FmtImage *meta, const struct agent_restore_optio
     r->procs = g_ptr_array_new_with_free_func(proc_free);
     r->objects = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
     r->fds = g_array_new(false, false, sizeof(int));
+    r->created = g_ptr_array_new_with_free_func(g_free);
     r->undo = g_array_new(false, false, sizeof(struct agent_undo));
     for (size_t i = 0; FMT_NEXT(meta, PROC, i, rec); i++) {
         if (!add_proc(r, rec, error)) {
@@ -182,6 +183,7 @@ void agent_restore_free(AgentRestore *r)
     for (guint i = 0; i < r->undo->len; i++)
         g_bytes_unref(g_array_index(r->undo, struct agent_undo, i).before);
     g_array_unref(r->undo);
+    g_ptr_array_unref(r->created);
     g_array_unref(r->fds);
     g_hash_table_unref(r->objects);
     g_ptr_array_unref(r->procs);

@@ -1,17 +1,61 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Regular files and directories: opened by their path on this machine.
+// Regular files, directories and places (O_PATH): opened by their path on this machine.
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "guestagent/engine.h"
 
-// Flags that a later open() takes as they were; the others had their effect on the source.
-#define KEPT_FLAGS                                                                                 \
-    (O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT | O_LARGEFILE | O_DIRECTORY |             \
-     O_NOFOLLOW | O_NOATIME | O_PATH)
+// Files that the kernel makes up: their size and times say nothing.
+static bool is_made_up(const struct fmt_inode *inode)
+{
+    return inode->fstype &&
+           (strcmp(inode->fstype, "proc") == 0 || strcmp(inode->fstype, "sysfs") == 0 ||
+            g_str_has_prefix(inode->fstype, "cgroup"));
+}
+
+static bool has_parent(const char *path)
+{
+    g_autofree char *dir = g_path_get_dirname(path);
+    struct stat st;
+
+    return stat(dir, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static void plan_contents(AgentRestore *r, const struct fmt_file *f, const struct fmt_inode *inode,
+                          const struct stat *st, const char *path)
+{
+    uint64_t pid;
+    int64_t fd;
+
+    agent_file_user(r, f->rec.objref, &pid, &fd);
+    if (is_made_up(inode))
+        return;
+    if ((uint64_t)st->st_size != inode->size_bytes)
+        agent_refuse(r, "file-size", pid, fd,
+                     "%s has %" G_GUINT64_FORMAT " bytes on the source and %" G_GUINT64_FORMAT
+                     " bytes on this machine",
+                     path, inode->size_bytes, (uint64_t)st->st_size);
+    else if (st->st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st->st_mtim.tv_nsec !=
+             inode->mtime_ns)
+        agent_note(r, "file-time", pid, fd, "%s was modified at another time", path);
+}
+
+static void plan_direct(AgentRestore *r, const struct fmt_file *f, const char *path)
+{
+    uint64_t pid;
+    int64_t fd;
+    const int probe = open(path, O_RDONLY | O_DIRECT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+    agent_file_user(r, f->rec.objref, &pid, &fd);
+    if (probe < 0 && errno == EINVAL)
+        agent_refuse(r, "file-flags", pid, fd, "%s cannot be opened with O_DIRECT here", path);
+    if (probe >= 0)
+        close(probe);
+}
 
 static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const char *type_name)
 {
@@ -27,23 +71,19 @@ static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const c
         return;
     }
     if (f->deleted) {
-        agent_refuse(r, "file-deleted", pid, fd, "%s was deleted and is still open", f->path);
+        agent_deleted_plan(r, f);
         return;
     }
     path = agent_file_path(r, f);
-    if (stat(path, &st) < 0) {
-        agent_refuse(r, "file-missing", pid, fd, "%s: %s", path, g_strerror(errno));
+    if ((type == S_IFLNK ? lstat : stat)(path, &st) < 0) {
+        if (errno != ENOENT || inode->contents != FMT_CONTENTS_CARRIED || !has_parent(path))
+            agent_refuse(r, "file-missing", pid, fd, "%s: %s", path, g_strerror(errno));
     } else if ((st.st_mode & S_IFMT) != type) {
         agent_refuse(r, "file-type", pid, fd, "%s is no %s on this machine", path, type_name);
-    } else if (type == S_IFREG && (uint64_t)st.st_size != inode->size_bytes) {
-        agent_refuse(r, "file-size", pid, fd,
-                     "%s has %" G_GUINT64_FORMAT " bytes on the source and %" G_GUINT64_FORMAT
-                     " bytes on this machine",
-                     path, inode->size_bytes, (uint64_t)st.st_size);
-    } else if (type == S_IFREG &&
-               st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec !=
-                   inode->mtime_ns) {
-        agent_note(r, "file-time", pid, fd, "%s was modified at another time", path);
+    } else if (type == S_IFREG && !(f->flags & O_PATH)) {
+        plan_contents(r, f, inode, &st, path);
+        if (f->flags & O_DIRECT)
+            plan_direct(r, f, path);
     }
 }
 
@@ -54,23 +94,76 @@ static void plan_regular(AgentRestore *r, const struct fmt_file *f)
 
 static void plan_directory(AgentRestore *r, const struct fmt_file *f)
 {
-    uint64_t pid;
-    int64_t fd;
-
     plan(r, f, S_IFDIR, "directory");
-    agent_file_user(r, f->rec.objref, &pid, &fd);
-    // The position is a cookie of the source's file system.
-    if (f->pos)
-        agent_note(r, "directory-position", pid, fd,
-                   "%s was being listed; the list goes on at the same cookie", f->path);
+}
+
+static void plan_place(AgentRestore *r, const struct fmt_file *f)
+{
+    static const struct {
+        mode_t type;
+        const char *name;
+    } types[] = {{S_IFREG, "regular file"},     {S_IFDIR, "directory"}, {S_IFLNK, "symbolic link"},
+                 {S_IFCHR, "character device"}, {S_IFIFO, "FIFO"},      {S_IFSOCK, "socket"},
+                 {S_IFBLK, "block device"}};
+    const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
+    const mode_t type = inode ? inode->mode & S_IFMT : 0;
+    size_t i = 0;
+
+    while (i + 1 < G_N_ELEMENTS(types) && types[i].type != type)
+        i++;
+    plan(r, f, type, types[i].name);
+}
+
+/*
+ * A file that came along with the image and is missing here. It has a name from now on; when the
+ * restore fails it is removed again.
+ */
+static bool make_missing(AgentRestore *r, const struct fmt_file *f, const char *path,
+                         GError **error)
+{
+    const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
+    struct stat st;
+
+    if (inode->contents != FMT_CONTENTS_CARRIED || lstat(path, &st) == 0)
+        return true;
+    if (agent_inode_fd(r, f->object) >= 0) {
+        g_autofree char *made = agent_path(r, inode->path);
+
+        if (link(made, path) < 0)
+            return agent_fail_errno(error, "a link of %s", made);
+        g_ptr_array_add(r->created, g_strdup(path));
+        return true;
+    }
+    const int fd =
+        agent_fd_up(r, open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600), error);
+
+    if (fd < 0)
+        return false;
+    g_ptr_array_add(r->created, g_strdup(path));
+    g_hash_table_insert(r->objects, (void *)&inode->rec.objref, g_memdup2(&fd, sizeof fd));
+    return agent_inode_dress(fd, inode, error);
+}
+
+void agent_inodes_undo(AgentRestore *r)
+{
+    for (guint i = 0; i < r->created->len; i++)
+        unlink(g_ptr_array_index(r->created, i));
+}
+
+static int open_by_name(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    g_autofree char *path = agent_file_path(r, f);
+
+    if (!make_missing(r, f, path, error))
+        return -1;
+    return agent_fd_up(
+        r, open(path, (int)(f->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_NOCTTY | O_CLOEXEC),
+        error);
 }
 
 static int open_path(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
-    static const int access[4] = {O_RDONLY, O_RDONLY, O_WRONLY, O_RDWR};
-    g_autofree char *path = agent_file_path(r, f);
-    const int fd = agent_fd_up(
-        r, open(path, access[f->mode & 3] | (f->flags & KEPT_FLAGS) | O_NOCTTY | O_CLOEXEC), error);
+    const int fd = f->deleted ? agent_deleted_open(r, f, error) : open_by_name(r, f, error);
 
     if (fd >= 0 && f->pos > 0 && !(f->flags & O_PATH) && lseek(fd, (off_t)f->pos, SEEK_SET) < 0) {
         agent_fail_errno(error, "seek to %" G_GUINT64_FORMAT, f->pos);
@@ -90,5 +183,12 @@ const struct agent_file_kind agent_file_dir = {
     .kind = FMT_FILE_DIR,
     .name = "directory",
     .plan = plan_directory,
+    .open = open_path,
+};
+
+const struct agent_file_kind agent_file_place = {
+    .kind = FMT_FILE_PATH,
+    .name = "place",
+    .plan = plan_place,
     .open = open_path,
 };

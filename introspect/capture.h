@@ -20,9 +20,10 @@ typedef struct IntroCapture IntroCapture;
 
 struct intro_capture_options {
     uint32_t pid;
-    bool forensic;     // never refuse: record what is found, with the reasons as NOTE records
-    bool records_only; // for a look: the image gets no pages, and nothing is copied
-    GPtrArray *allow;  // char *: kinds of refusal that the user accepts to lose; may be NULL
+    bool forensic;        // never refuse: record what is found, with the reasons as NOTE records
+    bool records_only;    // for a look: the image gets no pages, and nothing is copied
+    uint64_t carry_bytes; // regular files up to this size go into the image; 0: none
+    GPtrArray *allow;     // char *: kinds of refusal that the user accepts to lose; may be NULL
     uint32_t
         frozen_by; // pid of the guest's own agent where it has stopped the tree (ptrace); else 0
     const char *source; // target name, for HEAD

@@ -96,11 +96,21 @@ bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint
 bool intro_pagecache_read(IntroKernel *k, struct gva inode, uint64_t index,
                           uint8_t ret[VMM_PAGE_BYTES], bool *ret_there, GError **error);
 
+// *ret_whole: whether nothing of the inode's [0, size) is elsewhere than in the page cache. Of a
+// file system in memory (`in_memory`) what has no page is zeros; of others it is on a disk.
+bool intro_pagecache_is_whole(IntroKernel *k, struct gva inode, bool in_memory, bool *ret_whole,
+                              GError **error);
+
 // path.c: the path of (vfsmount, dentry) below root (vfsmount, dentry), as d_path would give it;
 // *ret_deleted where it is unlinked. NULL with error; unreachable paths are
 // INTRO_ERROR_UNSUPPORTED.
 char *intro_path_str(IntroKernel *k, struct intro_path path, struct intro_path root,
                      bool *ret_deleted, GError **error);
+
+// A path through the mount `mnt` that leads to the inode now, whatever it was opened by;
+// INTRO_ERROR_UNSUPPORTED where the guest has none in memory.
+char *intro_inode_path(IntroKernel *k, struct gva inode, struct gva mnt, struct intro_path root,
+                       GError **error);
 
 // The last component of a dentry's path.
 char *intro_dentry_name(IntroKernel *k, struct gva dentry, GError **error);
@@ -119,9 +129,6 @@ bool intro_check_rwsem_write(IntroKernel *k, struct gva lock, const char *what, 
 typedef bool (*intro_node_fn)(struct gva node, void *user, GError **error);
 bool intro_walk_list(IntroKernel *k, struct gva head, size_t max, intro_node_fn fn, void *user,
                      GError **error);
-// The same for an hlist, from its head.
-bool intro_walk_hlist(IntroKernel *k, struct gva head, size_t max, intro_node_fn fn, void *user,
-                      GError **error);
 // Walks a red-black tree in order from its rb_node (0: empty).
 bool intro_walk_rbtree(IntroKernel *k, struct gva root_node, size_t max, intro_node_fn fn,
                        void *user, GError **error);

@@ -9,39 +9,33 @@
 
 #define FMODE_READ_WRITE 3
 
+// In place of the file system's name: shared memory on the kernel's own mount of tmpfs.
+#define SHMEM "shared memory"
+
 // What a program may set in f_flags (include/uapi/asm-generic/fcntl.h); the kernel keeps bits of
 // its own there. O_CLOEXEC is left from open() and means nothing: the descriptor's bit counts.
 #define KERNEL_O_PATH       010000000
 #define KERNEL_STATUS_FLAGS 035776003
 
-// What intro_file knows of the file that it is reading; strings are borrowed.
-struct opened {
-    struct intro_ctx *c;
-    struct gva file, inode;
-    uint64_t mode; // st_mode
-    uint64_t dev;  // the kernel's dev_t of a device
-    const char *fstype;
-    const char *name; // path, or what /proc would show
-    struct fmt_file *rec;
-};
-
 /* ---- what is recorded for a kind ---- */
 
-static bool record_inode(struct opened *o, GError **error)
+static bool record_inode(struct intro_opened *o, GError **error)
 {
     uint64_t ref = intro_inode(o->c, o->inode, error);
 
     if (!ref)
         return false;
     struct fmt_inode *inode = fmt_image_by_ref(o->c->img, ref, FMT_INODE);
-    if (!inode->path)
-        inode->path = g_strdup(o->name);
     o->rec->object = ref;
     o->rec->path = g_strdup(o->name);
-    return true;
+    if (o->rec->deleted)
+        return intro_file_deleted(o, inode, error);
+    if (!inode->path)
+        inode->path = g_strdup(o->name);
+    return !o->c->opt->carry_bytes || !S_ISREG(o->mode) || intro_file_carry(o, inode, error);
 }
 
-static bool record_regular(struct opened *o, GError **error)
+static bool record_regular(struct intro_opened *o, GError **error)
 {
     if (strcmp(o->fstype, "proc") == 0 && g_str_has_prefix(o->name, "/proc/") &&
         g_ascii_isdigit(o->name[6]))
@@ -50,7 +44,7 @@ static bool record_regular(struct opened *o, GError **error)
     return record_inode(o, error);
 }
 
-static bool record_directory(struct opened *o, GError **error)
+static bool record_directory(struct intro_opened *o, GError **error)
 {
     // A position in a directory is a cookie of its file system, often of this very one.
     if (o->rec->pos != 0)
@@ -68,7 +62,7 @@ static const struct {
     {136, 0, UINT_MAX}, {229, 0, 255}, // pts, hvc*
 };
 
-static bool record_device(struct opened *o, GError **error)
+static bool record_device(struct intro_opened *o, GError **error)
 {
     unsigned major = (unsigned)(o->dev >> 20), minor = o->dev & 0xfffff;
     bool known = false;
@@ -81,31 +75,38 @@ static bool record_device(struct opened *o, GError **error)
     return record_inode(o, error);
 }
 
-static bool record_pipe(struct opened *o, GError **error)
+static bool record_pipe(struct intro_opened *o, GError **error)
 {
     if (!(o->rec->object = intro_pipe(o->c, o->inode, error)))
         return false;
     if (strcmp(o->fstype, "pipefs") != 0)
-        o->rec->path = g_strdup(o->name); // a FIFO
+        o->rec->path = g_strdup(o->name); // a FIFO, with or without a name
     return true;
 }
 
-static bool record_shm(struct opened *o, GError **error)
+static bool record_shm(struct intro_opened *o, GError **error)
 {
     return (o->rec->object = intro_shm(o->c, o->inode, error)) != 0;
 }
 
 // Listed for people only.
-static bool record_name(struct opened *o, GError **error)
+static bool record_name(struct intro_opened *o, GError **error)
 {
     o->rec->path = g_strdup(o->name);
     return true;
 }
 
-/* ---- kinds ---- */
+static bool record_place(struct intro_opened *o, GError **error)
+{
+    // What no path leads to, reached through /proc/self/fd.
+    if (o->name[0] != '/' || strcmp(o->fstype, SHMEM) == 0) {
+        intro_refuse(o->c, "path-descriptor", "has %s open by its place alone (O_PATH)", o->name);
+        return record_name(o, error);
+    }
+    return record_inode(o, error);
+}
 
-// In place of the file system's name: shared memory on the kernel's own mount of tmpfs.
-#define SHMEM "shared memory"
+/* ---- kinds ---- */
 
 /*
  * The first row that fits says what a file is. A kind that is learned gets its row changed from a
@@ -116,7 +117,7 @@ static const struct file_kind {
     const char *fstype; // NULL for any
     const char *name;   // what its name contains, NULL for anything
     enum fmt_file_kind kind;
-    bool (*record)(struct opened *o, GError **error);
+    bool (*record)(struct intro_opened *o, GError **error);
     const char *refusal; // NULL: it goes along
     const char *what;
 } kinds[] = {
@@ -155,16 +156,19 @@ static const struct file_kind {
     {S_IFCHR, NULL, NULL, FMT_FILE_CHR, record_device, NULL, NULL},
     {S_IFIFO, NULL, NULL, FMT_FILE_PIPE, record_pipe, NULL, NULL},
     {S_IFBLK, NULL, NULL, REFUSED, "device", "a block device"},
-    {S_IFSOCK, NULL, NULL, REFUSED, "socket", "the name of a socket"},
-    {S_IFLNK, NULL, NULL, REFUSED, "symlink", "a symbolic link itself (O_PATH)"},
     {0, NULL, NULL, REFUSED, "kernel-object", "a kernel object"},
 #undef REFUSED
 };
 
-static const struct file_kind *find_kind(const struct opened *o)
+// O_PATH is a place, whatever is there.
+static const struct file_kind place_kind = {.kind = FMT_FILE_PATH, .record = record_place};
+
+static const struct file_kind *find_kind(const struct intro_opened *o)
 {
     const struct file_kind *kind = kinds;
 
+    if (o->rec->flags & KERNEL_O_PATH)
+        return &place_kind;
     while ((kind->type && kind->type != (o->mode & S_IFMT)) ||
            (kind->fstype && strcmp(kind->fstype, o->fstype) != 0) ||
            (kind->name && !strstr(o->name, kind->name)))
@@ -172,24 +176,19 @@ static const struct file_kind *find_kind(const struct opened *o)
     return kind;
 }
 
-static bool record(struct opened *o, GError **error)
+static bool record(struct intro_opened *o, GError **error)
 {
     const struct file_kind *kind = find_kind(o);
 
     o->rec->kind = kind->kind;
-    if (kind->refusal) {
+    if (kind->refusal)
         intro_refuse(o->c, kind->refusal, "has %s open (%s)", kind->what, o->name);
-    } else if (kind->kind == FMT_FILE_PIPE && o->rec->flags & KERNEL_O_PATH) {
-        intro_refuse(o->c, "path-descriptor", "has the place of the FIFO %s open (O_PATH)",
-                     o->name);
-        return record_name(o, error);
-    }
     return kind->record(o, error);
 }
 
 /* ---- what every file has ---- */
 
-static bool read_owner(struct opened *o, GError **error)
+static bool read_owner(struct intro_opened *o, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(o->c->k);
     bool is_pointer = intro_place(o->c->k, M_file_owner)->size_bytes == 8;
@@ -228,7 +227,7 @@ static bool is_our_lock(struct gva node, void *user, GError **error)
 }
 
 // flock, fcntl and leases: all that are held, of all processes, hang on the inode.
-static bool check_locks(struct opened *o, GError **error)
+static bool check_locks(struct intro_opened *o, GError **error)
 {
     static const struct {
         enum intro_member list;
@@ -275,7 +274,7 @@ static char *name_of(struct intro_ctx *c, struct intro_path where, bool *ret_del
     return g_strdup("");
 }
 
-static char *fstype_of(struct opened *o, GError **error)
+static char *fstype_of(struct intro_opened *o, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(o->c->k);
     struct gva type = rd_ptr(&r, rd_ptr(&r, o->inode, M_inode_sb), M_sb_type);
@@ -287,7 +286,7 @@ static char *fstype_of(struct opened *o, GError **error)
     return is_shm ? g_strdup(SHMEM) : intro_read_str(o->c->k, name, 64, error);
 }
 
-static bool read_file(struct opened *o, GError **error)
+static bool read_file(struct intro_opened *o, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(o->c->k);
     struct intro_path where = {rd_ptr(&r, o->file, M_file_path_mnt),
@@ -300,7 +299,8 @@ static bool read_file(struct opened *o, GError **error)
     o->rec->pos = rd(&r, o->file, M_file_pos);
     o->mode = rd(&r, o->inode, M_inode_mode);
     o->dev = rd(&r, o->inode, M_inode_rdev);
-    uint64_t nlink = rd(&r, o->inode, M_inode_nlink);
+    o->nlink = rd(&r, o->inode, M_inode_nlink);
+    o->mnt = where.mnt;
     if (!rd_done(&r, error))
         return false;
 
@@ -311,9 +311,6 @@ static bool read_file(struct opened *o, GError **error)
     o->fstype = fstype;
     o->name = name;
     o->rec->deleted = deleted;
-    if (deleted)
-        intro_refuse(o->c, "deleted-file", "has %s open, which %s", name,
-                     nlink ? "is no longer there under that name" : "has been deleted");
     return read_owner(o, error) && record(o, error) && check_locks(o, error);
 }
 
@@ -324,7 +321,7 @@ uint64_t intro_file(struct intro_ctx *c, struct gva file, GError **error)
     if (known)
         return known;
 
-    struct opened o = {.c = c, .file = file};
+    struct intro_opened o = {.c = c, .file = file};
     o.rec = intro_object_add(c, file, FMT_FILE);
     return read_file(&o, error) ? o.rec->rec.objref : 0;
 }

@@ -1,8 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Internal: open files that were read already, for the checks at the end of a walk.
+// Internal: what the parts that read open files share.
 #pragma once
 
 #include "introspect/context.h"
 
+// The file that is being read; strings are borrowed.
+struct intro_opened {
+    struct intro_ctx *c;
+    struct gva file, inode;
+    struct gva mnt; // struct vfsmount that it was opened through
+    uint64_t mode;  // st_mode
+    uint64_t dev;   // the kernel's dev_t of a device
+    uint64_t nlink;
+    const char *fstype;
+    const char *name; // path, or what /proc would show
+    struct fmt_file *rec;
+};
+
 // The number of references that hold a struct file open (f_count).
 bool intro_file_count(IntroKernel *k, struct gva file, uint64_t *ret, GError **error);
+
+// regular.c: the INODE of a file that has been recorded gets what the target needs to have the file
+// where it cannot be found there by its path: contents, or another path.
+bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError **error);
+bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **error);

@@ -75,7 +75,7 @@ static bool mount_tree_top(IntroKernel *k, struct intro_path path, struct intro_
 // One of the two directories below another (NULL: the top of the mount tree); NULL with no error
 // where it was refused.
 static char *directory(struct intro_ctx *c, const char *what, struct intro_path path,
-                       const struct intro_path *below, GError **error)
+                       const struct intro_path *below, bool *ret_deleted, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autofree char *text = NULL;
@@ -91,24 +91,39 @@ static char *directory(struct intro_ctx *c, const char *what, struct intro_path 
         intro_refuse(c, "unreachable-path", "its %s cannot be named: %s", what, local->message);
     else if (!text)
         g_propagate_prefixed_error(error, g_steal_pointer(&local), "%s: ", what);
-    else if (deleted)
-        intro_refuse(c, "deleted-directory", "its %s %s has been deleted", what, text);
+    *ret_deleted = deleted;
     return g_steal_pointer(&text);
+}
+
+// A directory without a name is known by its inode, which a descriptor may have as well.
+static uint64_t deleted_directory(struct intro_ctx *c, struct gva dentry, GError **error)
+{
+    struct gva inode;
+    uint64_t ref = 0;
+
+    if (intro_get_ptr(c->k, dentry, M_dentry_inode, &inode, error) &&
+        (ref = intro_inode(c, inode, error))) {
+        struct fmt_inode *rec = fmt_image_by_ref(c->img, ref, FMT_INODE);
+        rec->contents = FMT_CONTENTS_DELETED;
+    }
+    return ref;
 }
 
 uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error)
 {
     g_autoptr(GError) local = NULL;
     uint64_t known = intro_object_ref(c, fs), umask;
+    bool root_deleted = false, cwd_deleted = false;
     struct fs_paths paths;
 
     if (known)
         return known;
     if (!read_paths(c->k, fs, &paths, error) || !intro_get(c->k, fs, M_fs_umask, &umask, error))
         return 0;
-    g_autofree char *root = directory(c, "root directory", paths.root, NULL, &local);
+    g_autofree char *root = directory(c, "root directory", paths.root, NULL, &root_deleted, &local);
     g_autofree char *cwd =
-        local ? NULL : directory(c, "working directory", paths.cwd, &paths.root, &local);
+        local ? NULL
+              : directory(c, "working directory", paths.cwd, &paths.root, &cwd_deleted, &local);
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));
         return 0;
@@ -118,5 +133,9 @@ uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error)
     rec->cwd = g_steal_pointer(&cwd);
     rec->root = g_steal_pointer(&root);
     rec->umask = umask;
+    if (root_deleted)
+        intro_refuse(c, "deleted-directory", "its root directory %s has been deleted", rec->root);
+    if (cwd_deleted && !(rec->cwd_inode = deleted_directory(c, paths.cwd.dentry, error)))
+        return 0;
     return rec->rec.objref;
 }

@@ -91,12 +91,15 @@ static bool read_build_id(IntroKernel *k, struct gva inode, struct fmt_inode *re
 uint64_t intro_inode(struct intro_ctx *c, struct gva inode, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
-    uint64_t known = intro_object_ref(c, inode);
+    // A FIFO that somebody has open is a PIPE under the address of its inode.
+    bool is_fifo = S_ISFIFO(rd(&r, inode, M_inode_mode));
+    struct gva key = is_fifo ? intro_member_addr(c->k, inode, M_inode_sb) : inode;
+    uint64_t known = intro_object_ref(c, key);
 
     if (known)
         return known;
 
-    struct fmt_inode *rec = intro_object_add(c, inode, FMT_INODE);
+    struct fmt_inode *rec = intro_object_add(c, key, FMT_INODE);
     struct gva sb = rd_ptr(&r, inode, M_inode_sb);
     struct gva fstype = rd_ptr(&r, rd_ptr(&r, sb, M_sb_type), M_fstype_name);
     rec->mode = rd(&r, inode, M_inode_mode);
@@ -106,6 +109,8 @@ uint64_t intro_inode(struct intro_ctx *c, struct gva inode, GError **error)
     rec->size_bytes = rd(&r, inode, M_inode_size);
     rec->mtime_ns =
         (int64_t)(rd(&r, inode, M_inode_mtime_sec) * NS_PER_S + rd(&r, inode, M_inode_mtime_nsec));
+    rec->atime_ns =
+        (int64_t)(rd(&r, inode, M_inode_atime_sec) * NS_PER_S + rd(&r, inode, M_inode_atime_nsec));
     rec->uid = rd(&r, inode, M_inode_uid);
     rec->gid = rd(&r, inode, M_inode_gid);
     rec->nlink = rd(&r, inode, M_inode_nlink);

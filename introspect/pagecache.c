@@ -115,6 +115,47 @@ bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint
                              w.end - 1, want_entry, &w, error);
 }
 
+struct counting {
+    IntroKernel *k;
+    struct gva mapping;
+    uint64_t end;     // page index
+    uint64_t n_pages; // up to date
+    bool elsewhere;   // swapped out, or evicted
+};
+
+static bool count_entry(uint64_t index, unsigned order, uint64_t entry, void *user, GError **error)
+{
+    struct counting *n = user;
+    struct run run;
+
+    if (entry & 1) {
+        n->elsewhere = true;
+        return true;
+    }
+    if (!read_run(n->k, n->mapping, index, order, entry, &run, error))
+        return false;
+    if (run.uptodate)
+        n->n_pages += MIN(run.index + run.n_pages, n->end) - run.index;
+    return true;
+}
+
+bool intro_pagecache_is_whole(IntroKernel *k, struct gva inode, bool in_memory, bool *ret_whole,
+                              GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct counting n = {.k = k, .mapping = rd_ptr(&r, inode, M_inode_mapping)};
+    uint64_t size_bytes = rd(&r, inode, M_inode_size);
+
+    if (!rd_done(&r, error))
+        return false;
+    n.end = (MIN(size_bytes, UINT64_MAX & VMM_PAGE_MASK) + VMM_PAGE_BYTES - 1) >> VMM_PAGE_SHIFT;
+    if (n.end > 0 && !intro_walk_xarray(k, intro_member_addr(k, n.mapping, M_mapping_pages), 0,
+                                        n.end - 1, count_entry, &n, error))
+        return false;
+    *ret_whole = !n.elsewhere && (in_memory || n.n_pages == n.end);
+    return true;
+}
+
 struct reading {
     IntroKernel *k;
     struct gva mapping;

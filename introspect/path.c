@@ -14,8 +14,9 @@
  * could open.
  */
 
-#define MAX_STEPS 8192 // dentries and mounts; a path of PATH_MAX has fewer names than that
-#define MAX_NAME  1024 // file systems keep to 255 bytes, names of pseudo files may be longer
+#define MAX_STEPS 8192  // dentries and mounts; a path of PATH_MAX has fewer names than that
+#define MAX_LINKS 65536 // ext4 allows 65000
+#define MAX_NAME  1024  // file systems keep to 255 bytes, names of pseudo files may be longer
 
 // What d_dname makes of the names of files that no path leads to.
 static const struct pseudo {
@@ -193,4 +194,26 @@ char *intro_path_str(IntroKernel *k, struct intro_path path, struct intro_path r
         g_string_assign(text, "/");
     *ret_deleted = unhashed && !is_top;
     return g_string_free(g_steal_pointer(&text), FALSE);
+}
+
+char *intro_inode_path(IntroKernel *k, struct gva inode, struct gva mnt, struct intro_path root,
+                       GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct gva alias = rd_ptr(&r, inode, M_inode_dentry);
+
+    for (unsigned n = 0; alias.addr && n < MAX_LINKS; n++) {
+        struct gva dentry = intro_container(k, alias, M_dentry_alias);
+        bool deleted, hashed = rd(&r, dentry, M_dentry_hash_pprev) != 0;
+
+        alias = rd_ptr_at(&r, alias); // hlist_node.next
+        if (!rd_done(&r, error))
+            return NULL;
+        if (hashed)
+            return intro_path_str(k, (struct intro_path){mnt, dentry}, root, &deleted, error);
+    }
+    if (rd_done(&r, error))
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED,
+                    "inode at %#" G_GINT64_MODIFIER "x: no name of it is in memory", inode.addr);
+    return NULL;
 }

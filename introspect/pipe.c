@@ -14,6 +14,8 @@
 
 #define PIPE_BUF_FLAG_PACKET 0x08 // include/linux/pipe_fs_i.h
 
+#define NS_PER_S INT64_C(1000000000)
+
 #define MAX_RING_BUFFERS (1u << 20)
 #define MAX_BUFFER_BYTES (2u << 20) // a piece of a huge page at most
 
@@ -113,6 +115,18 @@ static bool read_contents(struct intro_ctx *c, const struct ring *ring, struct f
     return true;
 }
 
+static void read_inode(IntroReader *r, struct gva inode, struct fmt_pipe *rec)
+{
+    rec->ino = rd(r, inode, M_inode_ino);
+    rec->mode = rd(r, inode, M_inode_mode);
+    rec->uid = rd(r, inode, M_inode_uid);
+    rec->gid = rd(r, inode, M_inode_gid);
+    rec->atime_ns = (int64_t)rd(r, inode, M_inode_atime_sec) * NS_PER_S +
+                    (int64_t)rd(r, inode, M_inode_atime_nsec);
+    rec->mtime_ns = (int64_t)rd(r, inode, M_inode_mtime_sec) * NS_PER_S +
+                    (int64_t)rd(r, inode, M_inode_mtime_nsec);
+}
+
 uint64_t intro_pipe(struct intro_ctx *c, struct gva inode, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
@@ -122,7 +136,6 @@ uint64_t intro_pipe(struct intro_ctx *c, struct gva inode, GError **error)
     if (known)
         return known;
     struct gva pipe = rd_ptr(&r, inode, M_inode_pipe);
-    uint64_t ino = rd(&r, inode, M_inode_ino);
     uint64_t watch_queue = pipe.addr ? rd_opt(&r, pipe, M_pipe_watch_queue, 0) : 0;
     if (!rd_done(&r, error))
         return 0;
@@ -140,9 +153,9 @@ uint64_t intro_pipe(struct intro_ctx *c, struct gva inode, GError **error)
         intro_refuse(c, "notification-pipe", "has a pipe for notifications of the kernel");
 
     struct fmt_pipe *rec = intro_object_add(c, inode, FMT_PIPE);
-    rec->ino = ino;
+    read_inode(&r, inode, rec);
     rec->capacity_bytes = ring.max_usage * VMM_PAGE_BYTES;
-    return read_contents(c, &ring, rec, error) ? rec->rec.objref : 0;
+    return rd_done(&r, error) && read_contents(c, &ring, rec, error) ? rec->rec.objref : 0;
 }
 
 /* ---- who else ---- */
