@@ -37,5 +37,5 @@ const struct fmt_record_type *fmt_record_type(uint32_t type)
 
 bool fmt_type_is_object(uint32_t type)
 {
-    return fmt_record_type(type) && type < FMT_STRING;
+    return fmt_record_type(type) && type < FMT_BODY && type != FMT_STRING && type != FMT_BYTES;
 }

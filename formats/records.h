@@ -127,6 +127,13 @@ enum fmt_restart {
     FMT_RESTART_FUTEX,     // addr = word, arg1 = value, arg2 = flags, arg3 = bitset, ns
 };
 
+enum fmt_timer_state {
+    FMT_TIMER_DISARMED,
+    FMT_TIMER_ARMED,
+    FMT_TIMER_FIRED, // its signal is pending; when it is taken a periodic timer is armed again, and
+                     // what expired since is its overrun
+};
+
 enum fmt_pages_kind {
     FMT_PAGES_DATA,  // contents follow, to be restored
     FMT_PAGES_ZERO,  // present and all zero, no contents

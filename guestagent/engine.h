@@ -102,7 +102,7 @@ struct agent_aspect {
 extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspect_fd,
     agent_aspect_fs, agent_aspect_cred, agent_aspect_signal, agent_aspect_thread,
     agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
-    agent_aspect_after_cred;
+    agent_aspect_after_cred, agent_aspect_posix_timer;
 
 // What a kind of file does after all files have been opened, for those that refer to others.
 enum agent_file_stage {
@@ -227,6 +227,17 @@ void agent_vdso_free(struct agent_vdso *vdso);      // NULL-safe
 // timer.c
 bool agent_timer_arm(AgentProc *p, GError **error);
 
+// posix_timer.c: fires a timer whose signal is pending in the image, and waits until that is so
+// here.
+bool agent_posix_timer_fire(AgentTask *t, uint64_t timer, bool to_process, GError **error);
+// Arms all others.
+bool agent_posix_timers_arm(AgentProc *p, GError **error);
+
+// signal.c: queues a signal for a process (or this thread alone) as the kernel had it.
+#define AGENT_SIGINFO_BYTES 128
+bool agent_signal_queue(AgentTask *t, bool to_process, uint64_t signo,
+                        const uint8_t info[AGENT_SIGINFO_BYTES], GError **error);
+
 // regs.c: final registers and signal mask of a thread that has settled. `restarted`: what
 // agent_restart_arm() gave, NULL where nothing was armed.
 bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error);
@@ -248,5 +259,8 @@ bool agent_time_enter(AgentRestore *r, const char **ret_what);
 // What is left at this moment of a timeout that had left_ns to go when the source was paused, never
 // less than 1 ns.
 uint64_t agent_time_left(AgentRestore *r, uint64_t left_ns);
+// The moment that was left_ns away (negative: in the past) when the source was paused, by a clock
+// as the restored processes see it.
+int64_t agent_time_moment(AgentRestore *r, uint64_t clock, int64_t left_ns);
 // The moment at which such a timeout ends, by a clock as the restored processes see it.
 struct __kernel_timespec agent_time_deadline(AgentRestore *r, uint64_t clock, uint64_t left_ns);

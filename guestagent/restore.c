@@ -20,16 +20,17 @@
  *   vdso    parks first, so that all addresses of the image are free; decides its final place after
  *           the contents have come
  *   exe     after the mappings, before descriptors go to their places (it needs one of ours)
- *   signal  actions before pending signals
+ *   posix_timer, signal
+ *           timers and actions before pending signals
  *   limit   after all that a limit could stop; of threads the leader comes last
  *   cred    after all that needs privileges in the thread or the same owner as ours; clears
  *           dumpable and pdeath_signal
  */
 static const struct agent_aspect *const aspects[] = {
-    &agent_aspect_vdso,  &agent_aspect_mm,     &agent_aspect_exe,    &agent_aspect_fs,
-    &agent_aspect_fd,    &agent_aspect_signal, &agent_aspect_thread, &agent_aspect_sched,
-    &agent_aspect_timer, &agent_aspect_limit,  &agent_aspect_cred,   &agent_aspect_after_cred,
-    &agent_aspect_regs,
+    &agent_aspect_vdso,       &agent_aspect_mm,          &agent_aspect_exe,    &agent_aspect_fs,
+    &agent_aspect_fd,         &agent_aspect_posix_timer, &agent_aspect_signal, &agent_aspect_thread,
+    &agent_aspect_sched,      &agent_aspect_timer,       &agent_aspect_limit,  &agent_aspect_cred,
+    &agent_aspect_after_cred, &agent_aspect_regs,
 };
 
 bool agent_fail(GError **error, const char *format, ...)
@@ -156,7 +157,7 @@ static bool finish_process(AgentProc *p, GError **error)
             return false;
         }
     }
-    return finish_tasks(p, error) && agent_timer_arm(p, error);
+    return finish_tasks(p, error) && agent_timer_arm(p, error) && agent_posix_timers_arm(p, error);
 }
 
 // The last calls: restart blocks, then away with the scratch memory, then the final registers.

@@ -4,13 +4,14 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "guestagent/engine.h"
 
 #define N_SIGNALS     64
 #define SIGSET_BYTES  8
-#define SIGINFO_BYTES 128
+#define SIGINFO_BYTES AGENT_SIGINFO_BYTES
 
 // struct sigaction as rt_sigaction of x86-64 takes it.
 struct kernel_sigaction {
@@ -98,41 +99,61 @@ static bool drain(const struct agent_tracee *t, GError **error)
 }
 
 // A thread may send itself anything, so each gets its own from itself.
-static bool queue(AgentTask *t, uint64_t owner, bool to_process, GError **error)
+bool agent_signal_queue(AgentTask *t, bool to_process, uint64_t signo,
+                        const uint8_t info[SIGINFO_BYTES], GError **error)
 {
     const struct agent_tracee *tr = &t->tracee;
-    const uint64_t pid = t->proc->rec->pid;
+    uint64_t at;
+
+    if (!agent_remote_put(tr, 0, info, SIGINFO_BYTES, &at, error))
+        return false;
+    return to_process ? agent_remote(tr, "rt_sigqueueinfo", SYS_rt_sigqueueinfo, NULL, error,
+                                     t->proc->rec->pid, signo, at)
+                      : agent_remote(tr, "rt_tgsigqueueinfo", SYS_rt_tgsigqueueinfo, NULL, error,
+                                     t->proc->rec->pid, t->rec->tid, signo, at);
+}
+
+static bool queue_one(AgentTask *t, const struct fmt_signal *s, bool to_process, GError **error)
+{
+    uint8_t info[SIGINFO_BYTES] = {0};
+
+    if (s->timer)
+        return agent_posix_timer_fire(t, s->timer, to_process, error);
+    if (s->info) {
+        memcpy(info, g_bytes_get_data(s->info, NULL), sizeof info);
+    } else {
+        const int signo = (int)s->signo; // what the kernel makes up for a signal without entry
+
+        memcpy(info, &signo, sizeof signo);
+    }
+    return agent_signal_queue(t, to_process, s->signo, info, error);
+}
+
+static bool queue(AgentTask *t, uint64_t owner, bool to_process, GError **error)
+{
     const struct fmt_signal *s;
 
     for (size_t i = 0; FMT_NEXT(t->proc->r->img, SIGNAL, i, s); i++) {
-        uint8_t info[SIGINFO_BYTES] = {0};
-        uint64_t at;
-        bool ok;
-
-        if (s->owner != owner)
-            continue;
-        if (s->info) {
-            memcpy(info, g_bytes_get_data(s->info, NULL), sizeof info);
-        } else {
-            const int signo = (int)s->signo; // what the kernel makes up for a signal without entry
-
-            memcpy(info, &signo, sizeof signo);
-        }
-        if (!agent_remote_put(tr, 0, info, sizeof info, &at, error))
-            return false;
-        ok = to_process ? agent_remote(tr, "rt_sigqueueinfo", SYS_rt_sigqueueinfo, NULL, error, pid,
-                                       s->signo, at)
-                        : agent_remote(tr, "rt_tgsigqueueinfo", SYS_rt_tgsigqueueinfo, NULL, error,
-                                       pid, t->rec->tid, s->signo, at);
-        if (!ok)
+        if (s->owner == owner && !queue_one(t, s, to_process, error))
             return false;
     }
     return true;
 }
 
+// What the program had queued is not to fail for a limit of ours, which limit.c replaces later. An
+// agent that may not lift it does with what there is.
+static void lift_limit(const AgentProc *p)
+{
+    const struct rlimit64 none = {RLIM64_INFINITY, RLIM64_INFINITY};
+
+    prlimit64(agent_leader(p)->tracee.tid, RLIMIT_SIGPENDING, &none, NULL);
+}
+
 static bool finish(AgentProc *p, GError **error)
 {
-    return set_actions(p, error) && drain(&agent_leader(p)->tracee, error) &&
+    lift_limit(p);
+    return set_actions(p, error) &&
+           drain(&agent_leader(p)->tracee, error) &&
            queue(agent_leader(p), p->rec->rec.objref, true, error);
 }
 

@@ -121,37 +121,71 @@ bool agent_time_enter(AgentRestore *r, const char **ret_what)
     return ok;
 }
 
-// CLOCK_MONOTONIC as the restored processes see it now.
-static int64_t monotonic_there(AgentRestore *r)
+// What a clock shows to the restored processes now.
+static int64_t now_there(AgentRestore *r, uint64_t clock)
 {
     int64_t own_mono, own_boot;
 
     own_offsets(&own_mono, &own_boot);
-    return clock_ns(CLOCK_MONOTONIC) - own_mono + r->mono_offset_ns;
+    switch (clock) {
+    case CLOCK_MONOTONIC:
+        return clock_ns(CLOCK_MONOTONIC) - own_mono + r->mono_offset_ns;
+    case CLOCK_BOOTTIME:
+        return clock_ns(CLOCK_BOOTTIME) - own_boot + r->boot_offset_ns;
+    default:
+        return clock_ns((clockid_t)clock);
+    }
 }
 
-// Time that has passed for the program since the pause.
-static int64_t passed(AgentRestore *r)
+// What it showed them when the source was paused.
+static int64_t captured(AgentRestore *r, uint64_t clock)
 {
     const struct fmt_head *head = fmt_image_head(r->img);
     const AgentProc *root = g_ptr_array_index(r->procs, 0);
 
+    return clock == CLOCK_BOOTTIME ? head->boottime_ns + root->rec->timens_boottime_ns
+                                   : head->monotonic_ns + root->rec->timens_monotonic_ns;
+}
+
+// Time that has passed for the program since the pause, by CLOCK_MONOTONIC or CLOCK_BOOTTIME.
+static int64_t passed(AgentRestore *r, uint64_t clock)
+{
     if (!r->timens)
         return MAX(r->opt.elapsed_ns, 0);
-    return monotonic_there(r) - (head->monotonic_ns + root->rec->timens_monotonic_ns);
+    return now_there(r, clock) - captured(r, clock);
 }
 
 uint64_t agent_time_left(AgentRestore *r, uint64_t left_ns)
 {
-    const int64_t gone = MAX(passed(r), 0);
+    const int64_t gone = MAX(passed(r, CLOCK_MONOTONIC), 0);
 
     return left_ns > (uint64_t)gone ? left_ns - gone : 1;
 }
 
+int64_t agent_time_moment(AgentRestore *r, uint64_t clock, int64_t left_ns)
+{
+    // Not so far that sums overflow.
+    const int64_t left = CLAMP(left_ns, -(G_MAXINT64 / 4), G_MAXINT64 / 4);
+
+    switch (clock) {
+    case CLOCK_REALTIME:
+    case CLOCK_REALTIME_ALARM:
+        return fmt_image_head(r->img)->realtime_ns + left;
+    case CLOCK_TAI:
+        return fmt_image_head(r->img)->realtime_ns + left + now_there(r, CLOCK_TAI) -
+               now_there(r, CLOCK_REALTIME);
+    case CLOCK_BOOTTIME:
+    case CLOCK_BOOTTIME_ALARM:
+        return now_there(r, CLOCK_BOOTTIME) - passed(r, CLOCK_BOOTTIME) + left;
+    default:
+        return now_there(r, CLOCK_MONOTONIC) - passed(r, CLOCK_MONOTONIC) + left;
+    }
+}
+
 struct __kernel_timespec agent_time_deadline(AgentRestore *r, uint64_t clock, uint64_t left_ns)
 {
-    const int64_t now = clock == CLOCK_MONOTONIC ? monotonic_there(r) : clock_ns((clockid_t)clock);
-    const int64_t at = now + (int64_t)MIN(agent_time_left(r, left_ns), (uint64_t)G_MAXINT64 / 4);
+    const int64_t at =
+        now_there(r, clock) + (int64_t)MIN(agent_time_left(r, left_ns), (uint64_t)G_MAXINT64 / 4);
 
     return (struct __kernel_timespec){at / NS_PER_S, at % NS_PER_S};
 }

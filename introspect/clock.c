@@ -76,6 +76,7 @@ bool intro_clock_read(IntroKernel *k, GArray *vcpus, const struct vmm_clock *mac
     uint64_t mult = rd(&r, tk, M_tk_mult), shift = rd(&r, tk, M_tk_shift);
     uint64_t base = rd(&r, tk, M_tk_base), xtime_nsec = rd(&r, tk, M_tk_xtime_nsec);
     int64_t offs_real = rd(&r, tk, M_tk_offs_real), offs_boot = rd(&r, tk, M_tk_offs_boot);
+    int64_t offs_tai = rd(&r, tk, M_tk_offs_tai);
     g_autofree char *name = source_name(&r, tk);
     if (!rd_done(&r, error))
         return false;
@@ -93,5 +94,6 @@ bool intro_clock_read(IntroKernel *k, GArray *vcpus, const struct vmm_clock *mac
     };
     ret->realtime_ns = ret->monotonic_ns + offs_real;
     ret->boottime_ns = ret->monotonic_ns + offs_boot;
+    ret->tai_ns = ret->monotonic_ns + offs_tai;
     return true;
 }

@@ -9,6 +9,7 @@ struct intro_clock {
     int64_t monotonic_ns; // as the initial time namespace has it
     int64_t realtime_ns;
     int64_t boottime_ns;
+    int64_t tai_ns;
     uint64_t error_ns; // how far these may be off
 };
 

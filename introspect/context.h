@@ -129,6 +129,9 @@ bool intro_check_rwsem_write(IntroKernel *k, struct gva lock, const char *what, 
 typedef bool (*intro_node_fn)(struct gva node, void *user, GError **error);
 bool intro_walk_list(IntroKernel *k, struct gva head, size_t max, intro_node_fn fn, void *user,
                      GError **error);
+// The same for an hlist, from its head.
+bool intro_walk_hlist(IntroKernel *k, struct gva head, size_t max, intro_node_fn fn, void *user,
+                      GError **error);
 // Walks a red-black tree in order from its rb_node (0: empty).
 bool intro_walk_rbtree(IntroKernel *k, struct gva root_node, size_t max, intro_node_fn fn,
                        void *user, GError **error);

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A process (thread group): identity, limits, timers, pending signals, threads.
-#include "introspect/clock.h"
+#include "introspect/itimer.h"
 #include "introspect/mm.h"
 #include "introspect/process.h"
 #include "introspect/signal.h"
 #include "introspect/task.h"
-#include "introspect/timer.h"
 
 #define PIDTYPE_PGID 2 // enum pid_type, include/linux/pid.h
 #define PIDTYPE_SID  3
@@ -16,9 +15,6 @@
 #define TASK_STOPPED 4
 #define STOP_STOPPED 1 // SIGNAL_STOP_STOPPED, include/linux/sched/signal.h
 #define N_RLIMITS    16
-#define ITIMER_REAL  0
-#define ITIMER_PROF  2
-#define ITIMER_VIRT  1
 #define NSEC_PER_SEC 1000000000ll
 
 static void read_identity(IntroReader *r, struct intro_ctx *c, struct gva leader, struct gva signal,
@@ -56,38 +52,6 @@ static void read_limits(IntroReader *r, struct intro_ctx *c, struct gva signal, 
         rec->cur = rd_u64_at(r, GVA(limits.addr + 16 * i));
         rec->max = rd_u64_at(r, GVA(limits.addr + 16 * i + 8));
     }
-}
-
-static bool read_timers(IntroReader *r, struct intro_ctx *c, struct gva signal, uint64_t proc,
-                        GError **error)
-{
-    bool armed;
-    uint64_t left_ns;
-
-    if (!intro_hrtimer_remaining(c->k, intro_member_addr(c->k, signal, M_signal_real_timer),
-                                 c->clock, &armed, &left_ns, error))
-        return false;
-    uint64_t interval = rd(r, signal, M_signal_it_real_incr);
-    // A periodic timer that has fired is armed again when its signal is taken off the queue.
-    if (armed || interval) {
-        struct fmt_itimer *rec = fmt_image_add(c->img, FMT_ITIMER);
-        rec->proc = proc;
-        rec->which = ITIMER_REAL;
-        rec->value_ns = armed ? MAX(left_ns, 1) : interval; // 0 would say that it is not armed
-        rec->interval_ns = interval;
-    }
-    for (unsigned i = 0; i < 2; i++)
-        if (rd(r, rd_elem(r, signal, M_signal_it, i, intro_sizeof(c->k, T_cpu_itimer)),
-               M_cpu_itimer_expires))
-            intro_refuse(c, "cpu-itimer", "has an interval timer of consumed CPU time (%s) armed",
-                         i == 0 ? "ITIMER_PROF" : "ITIMER_VIRTUAL");
-    // A list before 6.12..6.15, an hlist since: either is empty where its first word is 0 or its
-    // own address.
-    struct gva timers = intro_member_addr(c->k, signal, M_signal_posix_timers);
-    uint64_t first = rd_u64_at(r, timers);
-    if (first && first != timers.addr)
-        intro_refuse(c, "posix-timer", "has POSIX timers (timer_create)");
-    return rd_done(r, error);
 }
 
 static void read_time_namespace(IntroReader *r, struct gva leader, struct fmt_proc *proc)
@@ -156,8 +120,8 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva sig
     read_limits(&r, c, signal, ref);
     read_time_namespace(&r, leader, proc);
     note_namespaces(&r, c, leader);
-    if (!rd_done(&r, error) || !read_timers(&r, c, signal, ref, error) ||
-        !(proc->mm = intro_mm(c, mm, error)) ||
+    if (!rd_done(&r, error) || !intro_itimers(c, leader, ref, error) ||
+        !intro_posix_timers(c, leader, proc, error) || !(proc->mm = intro_mm(c, mm, error)) ||
         !(proc->sighand = intro_sighand(c, sighand, error)) ||
         !intro_sigpending(c, intro_member_addr(c->k, signal, M_signal_shared_pending), ref, error))
         return false;

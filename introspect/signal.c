@@ -2,11 +2,16 @@
 // Signal actions (struct sighand_struct) and pending signals (struct sigpending).
 #include "introspect/signal.h"
 
+#include <signal.h>
+#include <string.h>
+
+#include "introspect/itimer.h"
 #include "introspect/reader.h"
 
-#define N_SIGNALS     64
-#define SIGINFO_BYTES 128
-#define MAX_QUEUED    (1u << 20) // RLIMIT_SIGPENDING is some thousands by default
+#define N_SIGNALS          64
+#define SIGINFO_BYTES      128
+#define SYS_PRIVATE_OFFSET 32         // of si_sys_private in siginfo
+#define MAX_QUEUED         (1u << 20) // RLIMIT_SIGPENDING is some thousands by default
 
 static bool read_action(struct intro_ctx *c, uint64_t owner, unsigned signo, struct gva action,
                         GError **error)
@@ -63,6 +68,8 @@ static bool read_queued(struct gva node, void *user, GError **error)
         uint8_t rest[SIGINFO_BYTES - 12];
     } info = {0};
     g_auto(IntroReader) r = INTRO_READER(w->c->k);
+    uint64_t timer;
+    bool dropped;
 
     rd_bytes(&r, queue, M_sigqueue_info, &info, sizeof(info));
     if (!rd_done(&r, error))
@@ -72,13 +79,18 @@ static bool read_queued(struct gva node, void *user, GError **error)
                     "sigqueue at %" G_GINT64_MODIFIER "x: signal %d", queue.addr, info.signo);
         return false;
     }
-    if (info.code == SI_TIMER) // carries the id of a timer within si_sys_private
-        intro_refuse(w->c, "posix-timer", "has a signal %d of a POSIX timer pending", info.signo);
+    if (!intro_timer_of_signal(w->c, queue, &timer, &dropped, error))
+        return false;
+    w->queued |= 1ull << (info.signo - 1);
+    if (dropped)
+        return true;
+    if (info.code == SI_TIMER) // the kernel's own mark of what the timer waits for
+        memset((uint8_t *)&info + SYS_PRIVATE_OFFSET, 0, 4);
     struct fmt_signal *rec = fmt_image_add(w->c->img, FMT_SIGNAL);
     rec->owner = w->owner;
     rec->signo = info.signo;
     rec->info = g_bytes_new(&info, sizeof(info));
-    w->queued |= 1ull << (info.signo - 1);
+    rec->timer = timer;
     return true;
 }
 

@@ -20,13 +20,13 @@ struct intro_timers {
     GHashTable *by_task; // task address -> struct intro_sleep
 };
 
-static int64_t clock_now(const struct intro_clock *clock, uint32_t id)
+int64_t intro_clock_now(const struct intro_clock *clock, uint32_t id)
 {
     switch (id) {
     case CLOCK_REALTIME:
-    case CLOCK_TAI: // its offset to real time cancels out in what remains only if it is 0: rarely
-                    // used
         return clock->realtime_ns;
+    case CLOCK_TAI:
+        return clock->tai_ns;
     case CLOCK_BOOTTIME:
         return clock->boottime_ns;
     default:
@@ -57,7 +57,7 @@ static bool read_timer(struct gva node, void *user, GError **error)
     struct intro_sleep *sleep = g_new(struct intro_sleep, 1);
     sleep->clock = w->clock_id;
     sleep->expires_ns = (int64_t)rd(&r, timer, M_hrtimer_softexpires);
-    sleep->remaining_ns = MAX(0, sleep->expires_ns - clock_now(w->clock, w->clock_id));
+    sleep->remaining_ns = MAX(0, sleep->expires_ns - intro_clock_now(w->clock, w->clock_id));
     g_hash_table_insert(w->timers->by_task, GSIZE_TO_POINTER(task.addr), sleep);
     return rd_done(&r, error);
 }
@@ -119,19 +119,20 @@ const struct intro_sleep *intro_timers_find(const struct intro_timers *timers, s
     return g_hash_table_lookup(timers->by_task, GSIZE_TO_POINTER(task.addr));
 }
 
-bool intro_hrtimer_remaining(IntroKernel *k, struct gva hrtimer, const struct intro_clock *clock,
-                             bool *ret_armed, uint64_t *ret_ns, GError **error)
+bool intro_hrtimer_due(IntroKernel *k, struct gva hrtimer, const struct intro_clock *clock,
+                       struct intro_due *ret, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(k);
-    uint64_t state = rd_opt(&r, hrtimer, M_hrtimer_state, HRTIMER_QUEUED);
-
-    *ret_armed = state & HRTIMER_QUEUED;
-    *ret_ns = 0;
-    if (!*ret_armed || r.error)
-        return rd_done(&r, error);
     struct gva base = rd_ptr(&r, hrtimer, M_hrtimer_base);
-    uint32_t id = rd(&r, base, M_hrtimer_clock_base_clockid);
-    int64_t left = (int64_t)rd(&r, hrtimer, M_hrtimer_softexpires) - clock_now(clock, id);
-    *ret_ns = MAX(0, left);
-    return rd_done(&r, error);
+    struct intro_due due = {
+        .queued = rd_opt(&r, hrtimer, M_hrtimer_state, HRTIMER_QUEUED) & HRTIMER_QUEUED,
+        .clock = rd(&r, base, M_hrtimer_clock_base_clockid),
+    };
+
+    due.left_ns =
+        (int64_t)rd(&r, hrtimer, M_hrtimer_softexpires) - intro_clock_now(clock, due.clock);
+    if (!rd_done(&r, error))
+        return false;
+    *ret = due;
+    return true;
 }

@@ -21,7 +21,14 @@ void intro_timers_free(struct intro_timers *timers); // NULL-safe
 // The timer that wakes the task; NULL where it sleeps without a timeout. Borrowed.
 const struct intro_sleep *intro_timers_find(const struct intro_timers *timers, struct gva task);
 
-// Nanoseconds from the pause until an hrtimer expires, at least 0; *ret_armed false where it is not
-// armed.
-bool intro_hrtimer_remaining(IntroKernel *k, struct gva hrtimer, const struct intro_clock *clock,
-                             bool *ret_armed, uint64_t *ret_ns, GError **error);
+// When an hrtimer is due.
+struct intro_due {
+    bool queued;     // it is armed; where it is not, the rest tells when it was due last
+    uint32_t clock;  // CLOCK_* of its base
+    int64_t left_ns; // from the pause on; negative: it has been due for so long
+};
+bool intro_hrtimer_due(IntroKernel *k, struct gva hrtimer, const struct intro_clock *clock,
+                       struct intro_due *ret, GError **error);
+
+// What such a clock shows at the pause, as the initial time namespace has it.
+int64_t intro_clock_now(const struct intro_clock *clock, uint32_t id);

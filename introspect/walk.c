@@ -7,10 +7,10 @@
 
 /*
  * None of these walks needs to remember where it has been, because each structure says where a node
- * belongs and that is checked: a list node's `prev` must be the node we come from, an xarray node's
- * parent and offset must be the slot that leads to it. A node that is reached twice fails the
- * second time. Red-black trees keep no such proof that is cheap to read (the parent shares its word
- * with the colour), so there the depth and the number of nodes are bounded.
+ * belongs and that is checked: a list node's `prev` (or `pprev`) must be where we come from, an
+ * xarray node's parent and offset must be the slot that leads to it. A node that is reached twice
+ * fails the second time. Red-black trees keep no such proof that is cheap to read (the parent
+ * shares its word with the colour), so there the depth and the number of nodes are bounded.
  */
 
 #define MAX_RBTREE_DEPTH 128 // twice the depth of a tree with 2^64 nodes
@@ -49,6 +49,31 @@ bool intro_walk_list(IntroKernel *k, struct gva head, size_t max, intro_node_fn 
         node = next;
     }
     return true;
+}
+
+bool intro_walk_hlist(IntroKernel *k, struct gva head, size_t max, intro_node_fn fn, void *user,
+                      GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct gva from = head, node = rd_ptr_at(&r, head);
+
+    for (size_t n = 0; node.addr && !r.error; n++) {
+        struct gva next = rd_ptr(&r, node, M_hlist_next), prev = rd_ptr(&r, node, M_hlist_pprev);
+
+        if (r.error)
+            break;
+        if (n == max || prev.addr != from.addr) {
+            g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
+                        "the hlist at %#" G_GINT64_MODIFIER "x %s", head.addr,
+                        n == max ? "does not end" : "has an entry that does not point back");
+            return false;
+        }
+        if (!fn(node, user, error))
+            return false;
+        from = intro_member_addr(k, node, M_hlist_next);
+        node = next;
+    }
+    return rd_done(&r, error);
 }
 
 static bool rbtree_corrupt(struct gva root, const char *what, GError **error)
