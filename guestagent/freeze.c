@@ -6,7 +6,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,6 +27,10 @@
  * captured image, are then those of a thread that is about to enter the call. Nothing was done yet,
  * else the call had returned how much. A timeout that is in the arguments starts again.
  *
+ * A read of /dev/zero or of random bytes stops after any page when it is interrupted, and returns
+ * less than was asked for, which programs do not expect of these. It has consumed nothing, so it is
+ * wound back, too.
+ *
  * What cannot be kept from the program: a write of more than a pipe has room for, or a read with
  * VMIN, that was half done is over and returns how much, as after any signal.
  */
@@ -32,7 +38,7 @@ struct thread {
     pid_t tid, pid;
     bool stopped;
     bool seen;       // by wind_back
-    bool wound_back; // is about to enter its call again
+    bool wound_back; // is about to enter a call again that a signal would end
 };
 
 struct AgentFreeze {
@@ -52,7 +58,8 @@ static const int eintr_calls[] = {
     SYS_accept,          SYS_accept4,        SYS_read,          SYS_readv,       SYS_recvfrom,
     SYS_recvmsg,         SYS_recvmmsg,       SYS_write,         SYS_writev,      SYS_sendto,
     SYS_sendmsg,         SYS_sendmmsg,       SYS_futex,         SYS_futex_waitv, SYS_mq_timedsend,
-    SYS_mq_timedreceive, SYS_io_uring_enter, SYS_flock,         SYS_fcntl,
+    SYS_mq_timedreceive, SYS_io_uring_enter, SYS_flock,         SYS_fcntl,       SYS_connect,
+    SYS_fallocate,
 };
 
 AgentFreeze *agent_freeze_new(pid_t root)
@@ -237,20 +244,61 @@ static bool is_eintr_call(uint64_t nr)
     return false;
 }
 
+// Devices that give as many bytes as they are asked for, and have no position.
+static bool is_endless(pid_t tid, uint64_t fd)
+{
+    static const unsigned minors[] = {5, 7, 8, 9}; // zero, full, random, urandom
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", tid, (int)fd);
+    struct stat st;
+
+    if (stat(path, &st) < 0 || !S_ISCHR(st.st_mode) || major(st.st_rdev) != 1)
+        return false;
+    for (size_t i = 0; i < G_N_ELEMENTS(minors); i++) {
+        if (minor(st.st_rdev) == minors[i])
+            return true;
+    }
+    return false;
+}
+
+// Has it got a part of what it asked an endless source for? Of vectors the sum is not worth to be
+// known: the whole read again is as good.
+static bool is_short_read(pid_t tid, const struct user_regs_struct *regs)
+{
+    if ((long)regs->rax <= 0)
+        return false;
+    switch (regs->orig_rax) {
+    case SYS_getrandom:
+        return regs->rax < regs->rsi;
+    case SYS_read:
+    case SYS_pread64:
+        return regs->rax < regs->rdx && is_endless(tid, regs->rdi);
+    case SYS_readv:
+    case SYS_preadv:
+    case SYS_preadv2:
+        return is_endless(tid, regs->rdi);
+    default:
+        return false;
+    }
+}
+
 static void wind_back(struct thread *t)
 {
     struct user_regs_struct regs;
+    bool ended;
 
     if (t->seen)
         return;
     t->seen = true;
-    if (ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0 || regs.cs != 0x33 ||
-        (long)regs.rax != -EINTR || !is_eintr_call(regs.orig_rax) || handler_waits(t->tid))
+    if (ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0 || regs.cs != 0x33 || handler_waits(t->tid))
+        return;
+    ended = (long)regs.rax == -EINTR && is_eintr_call(regs.orig_rax);
+    if (!ended && !is_short_read(t->tid, &regs))
         return;
     regs.rax = regs.orig_rax;
     regs.orig_rax = (unsigned long)-1;
     regs.rip -= SYSCALL_BYTES;
-    t->wound_back = ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) == 0;
+    // A signal that comes now has a short read run after its handler, which is no difference.
+    t->wound_back = ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) == 0 && ended;
 }
 
 // A signal that came while the thread was frozen ends the call after all.
