@@ -37,6 +37,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("memory512", "512", program="memory", memory_mib=1536, slow=True),
     _own("mapped", prepare=True),
     _own("files", prepare=True),
+    _own("unlinked", prepare=True),
     _own("signals"),
     _own("signals-cpu-timer", "cpu-timer", program="signals"),
     _own("timers"),
