@@ -31,12 +31,19 @@ static GOptionContext *make_context(struct cli *cli, const GOptionEntry *entries
     g_autofree char *about = g_strconcat(cmd->summary, ".\n\n", cmd->about, NULL);
     g_autofree char *end = g_strconcat(
         "Examples:\n", cmd->examples,
-        "\n\nTargets: qmp:/path/to/socket, a QEMU process by its QMP socket (server=on).\n"
-        "Exit status: 0 done, 1 failed, 2 usage, 3 refused (the reasons are on stderr).",
-        NULL);
+        cmd->has_target
+            ? "\n\nTargets: NAME, a domain of libvirt (name, UUID or id; see --connect);\n"
+              "         qmp:/path/to/socket, a QEMU process by its QMP socket."
+            : "",
+        "\n\nExit status: 0 done, 1 failed, 2 usage, 3 refused (the reasons are on stderr).", NULL);
     const GOptionEntry common[] = {
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &cli->quiet, "Say nothing but errors", NULL},
         {"verbose", 'v', 0, G_OPTION_ARG_NONE, &cli->verbose, "Say what is being done", NULL},
+        G_OPTION_ENTRY_NULL,
+    };
+    const GOptionEntry target[] = {
+        {"connect", 'c', 0, G_OPTION_ARG_STRING, &cli->connect,
+         "Where targets that are domains live (default: as virsh has it)", "URI"},
         G_OPTION_ENTRY_NULL,
     };
     const GOptionEntry json[] = {
@@ -48,6 +55,8 @@ static GOptionContext *make_context(struct cli *cli, const GOptionEntry *entries
     g_option_context_set_description(context, end);
     if (entries)
         g_option_context_add_main_entries(context, entries, NULL);
+    if (cmd->has_target)
+        g_option_context_add_main_entries(context, target, NULL);
     if (cmd->has_json)
         g_option_context_add_main_entries(context, json, NULL);
     g_option_context_add_main_entries(context, common, NULL);
@@ -120,7 +129,8 @@ static const char *find_hint(const GError *error)
         int code;
         const char *text;
     } hints[] = {
-        {VMM_ERROR, VMM_ERROR_TARGET, "a target looks like qmp:/path/to/socket"},
+        {VMM_ERROR, VMM_ERROR_TARGET,
+         "a target is the name of a libvirt domain, or qmp:/path/to/socket"},
         {INTRO_ERROR, INTRO_ERROR_NO_KERNEL, "is the guest a Linux, and has it booted?"},
     };
 

@@ -31,6 +31,7 @@ struct cli_command;
 struct cli {
     const struct cli_command *command;
     bool json, quiet, verbose;
+    char *connect; // libvirt URI for targets that are domains, NULL: libvirt's default
     char **operands;
     int n_operands;
     int signal_fd;  // see signals.h; -1: signals end the process at once
@@ -44,6 +45,7 @@ struct cli_command {
     const char *operands; // "TARGET PID"
     int min_operands, max_operands;
     bool has_json;
+    bool has_target;     // takes --connect
     const char *summary; // one line, for `vmgraft help`
     const char *about;   // what it does to the guests, for --help
     const char *examples;

@@ -92,7 +92,7 @@ static bool act(struct cli *cli, double timeout, GError **error)
     }
     if (!cli_check_seconds(timeout, "--agent-timeout", &timeout_ms, error))
         return false;
-    vm = vmm_machine_open(cli->operands[1], error);
+    vm = vmm_machine_open(cli->operands[1], cli->connect, error);
     if (!vm)
         return false;
     cli_signals_hold(cli);
@@ -121,6 +121,7 @@ const struct cli_command cli_cmd_agent = {
     .min_operands = 2,
     .max_operands = 2,
     .has_json = true,
+    .has_target = true,
     .summary = "Ask the agent of a guest, or settle an interrupted move",
     .about = "status   is the agent there, which version, on which kernel, what does it hold?\n"
              "release  let a process run that was prepared by a move whose vmgraft vanished\n"

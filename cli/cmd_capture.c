@@ -135,6 +135,7 @@ const struct cli_command cli_cmd_capture = {
     .min_operands = 2,
     .max_operands = 2,
     .has_json = true,
+    .has_target = true,
     .summary = "Take an image of a process and its descendants",
     .about =
         "The guest is paused for some milliseconds, at a moment at which every thread is where\n"

@@ -81,6 +81,7 @@ const struct cli_command cli_cmd_migrate = {
     .min_operands = 3,
     .max_operands = 3,
     .has_json = true,
+    .has_target = true,
     .summary = "Move a process and its descendants to another guest",
     .about =
         "The agent in the source holds the process still, the guest is paused for some\n"

@@ -84,6 +84,7 @@ const struct cli_command cli_cmd_ps = {
     .min_operands = 1,
     .max_operands = 1,
     .has_json = true,
+    .has_target = true,
     .summary = "List the processes of a guest",
     .about = "Reads them from the memory of the guest, which is paused for some milliseconds\n"
              "and needs no agent. A guest that was paused already stays so.",

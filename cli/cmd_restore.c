@@ -88,6 +88,7 @@ const struct cli_command cli_cmd_restore = {
     .min_operands = 2,
     .max_operands = 2,
     .has_json = true,
+    .has_target = true,
     .summary = "Bring the process in an image back to life in a guest",
     .about =
         "The guest must run vmgraft-agent. It checks first whether all that the process needs\n"

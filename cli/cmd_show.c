@@ -38,6 +38,7 @@ const struct cli_command cli_cmd_show = {
     .min_operands = 2,
     .max_operands = 2,
     .has_json = true,
+    .has_target = true,
     .summary = "Show one process of a guest in detail",
     .about =
         "Its threads, descriptors and mappings, those of its descendants, and what would keep\n"

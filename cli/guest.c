@@ -4,7 +4,7 @@
 
 bool cli_guest_open(struct cli *cli, const char *target, struct cli_guest *ret, GError **error)
 {
-    g_autoptr(VmmMachine) vm = vmm_machine_open(target, error);
+    g_autoptr(VmmMachine) vm = vmm_machine_open(target, cli->connect, error);
     int64_t start = cli_now_ns();
     IntroKernel *kernel;
 
@@ -24,7 +24,7 @@ bool cli_guest_open(struct cli *cli, const char *target, struct cli_guest *ret, 
 bool cli_guest_open_target(struct cli *cli, const char *target, bool find_kernel,
                            struct cli_guest *ret, GError **error)
 {
-    g_autoptr(VmmMachine) vm = vmm_machine_open(target, error);
+    g_autoptr(VmmMachine) vm = vmm_machine_open(target, cli->connect, error);
     g_autoptr(GError) why = NULL;
 
     if (!vm)

@@ -18,7 +18,7 @@ static const char intro[] =
     "Usage: vmgraft COMMAND [OPTION...] OPERAND...\n"
     "\n"
     "Takes a running process out of one QEMU guest, from the outside, and lets it go on in\n"
-    "another. TARGET names a guest: qmp:/path/to/socket.\n"
+    "another. TARGET names a guest: a libvirt domain, or qmp:/path/to/socket.\n"
     "\n";
 
 static const char outro[] =
@@ -100,6 +100,7 @@ static enum cli_exit run(const struct cli_command *command, int argc, char **arg
 
     g_set_prgname(name);
     result = command->run(&cli, argc, argv);
+    g_free(cli.connect);
     // What was interrupted ends by the signal; what had been completed all the same does not.
     if (cli.signal != 0 && result != CLI_EXIT_DONE) {
         fflush(stdout);

@@ -12,6 +12,7 @@
 #include "vmm/runstate.h"
 #include "vmm/snapshot.h"
 #include "vmm/store.h"
+#include "vmm/target.h"
 #include "vmm/watchdog.h"
 
 G_DEFINE_QUARK(vmm - error - quark, vmm_error)
@@ -50,15 +51,6 @@ static int64_t clock_ns(clockid_t clock)
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
-static const char *socket_of(const char *target, GError **error)
-{
-    if (g_str_has_prefix(target, "qmp:") && target[4] != '\0')
-        return target + 4;
-    g_set_error(error, VMM_ERROR, VMM_ERROR_TARGET, "%s: not a target (qmp:/path/to/socket)",
-                target);
-    return NULL;
-}
-
 static bool check_arch(VmmMachine *vm, GError **error)
 {
     g_autoptr(VmmJson) answer = vmm_qmp_call(vm->qmp, "query-target", NULL, -1, error);
@@ -89,18 +81,19 @@ static bool read_facts(VmmMachine *vm, const char *target, GError **error)
     return true;
 }
 
-VmmMachine *vmm_machine_open(const char *target, GError **error)
+VmmMachine *vmm_machine_open(const char *name, const char *uri, GError **error)
 {
     g_autoptr(VmmMachine) vm = g_new0(VmmMachine, 1);
-    const char *path = socket_of(target, error);
+    g_auto(vmm_target) target = {0};
     const char *reason;
     enum vmm_run run;
 
     g_atomic_ref_count_init(&vm->refs);
     // The watchdog first: it is a copy of this process, which is smallest now.
-    if (!path || !(vm->watchdog = vmm_watchdog_start(path, error)) ||
-        !(vm->qmp = vmm_qmp_connect(path, error)) || !check_arch(vm, error) ||
-        !vmm_runstate_query(vm->qmp, &run, &reason, error) || !read_facts(vm, target, error) ||
+    if (!vmm_target_parse(name, uri, &target, error) ||
+        !(vm->watchdog = vmm_watchdog_start(&target, error)) ||
+        !(vm->qmp = vmm_qmp_open(&target, error)) || !check_arch(vm, error) ||
+        !vmm_runstate_query(vm->qmp, &run, &reason, error) || !read_facts(vm, name, error) ||
         !(vm->memory = vmm_ram_open(vm->qmp, VMM_RAM_DEFAULT, error)))
         return NULL;
     vm->devstate = vmm_devstate_open(vm->qmp, NULL);
@@ -165,7 +158,7 @@ static void begin_hold(VmmMachine *vm, enum hold hold, int64_t since_ns)
     vm->paused_ns = since_ns;
     vm->resumed_ns = 0;
     vm->paused_wall_ns = clock_ns(CLOCK_REALTIME);
-    vm->n_resumes = vmm_qmp_n_resumes(vm->qmp);
+    vm->n_resumes = vmm_qmp_n_resumes(vm->qmp, 0);
 }
 
 static bool query_run(VmmMachine *vm, enum vmm_run *ret, GError **error)
@@ -193,9 +186,9 @@ static bool stop(VmmMachine *vm, GError **error)
     if (!vmm_watchdog_arm(vm->watchdog, error))
         return false;
     since_ns = clock_ns(CLOCK_MONOTONIC);
-    if (!vmm_qmp_do(vm->qmp, "stop", error) || !query_run(vm, &run, error)) {
+    if (!vmm_qmp_stop(vm->qmp, error) || !query_run(vm, &run, error)) {
         if (vmm_runstate_query(vm->qmp, &run, &(const char *){NULL}, NULL) &&
-            (run != VMM_RUN_PAUSED || vmm_qmp_do(vm->qmp, "cont", NULL)))
+            (run != VMM_RUN_PAUSED || vmm_qmp_cont(vm->qmp, NULL)))
             vmm_watchdog_disarm(vm->watchdog);
         return false;
     }
@@ -224,37 +217,30 @@ bool vmm_machine_pause(VmmMachine *vm, GError **error)
     return true;
 }
 
-// What was read is of one moment only if nobody has let the guest run in between.
-static bool check_undisturbed(VmmMachine *vm, GError **error)
-{
-    if (vmm_qmp_n_resumes(vm->qmp) == vm->n_resumes)
-        return true;
-    g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
-                "%s: somebody else let the guest run while we held it paused", vm->name);
-    return false;
-}
-
 bool vmm_machine_resume(VmmMachine *vm, GError **error)
 {
-    enum hold hold = vm->hold;
-    bool undisturbed;
+    bool ours;
     enum vmm_run run;
     const char *reason;
 
-    if (hold == HOLD_NONE)
+    if (vm->hold == HOLD_NONE)
         return true;
     if (!vmm_runstate_query(vm->qmp, &run, &reason, error))
         return false;
-    undisturbed = check_undisturbed(vm, error);
-    // Only the state we made is ours to end; our own RESUME comes after the check.
-    if (hold == HOLD_OURS && run == VMM_RUN_PAUSED &&
-        !vmm_qmp_do(vm->qmp, "cont", undisturbed ? error : NULL))
+    // Only the state we made is ours to end.
+    ours = vm->hold == HOLD_OURS && run == VMM_RUN_PAUSED;
+    if (ours && !vmm_qmp_cont(vm->qmp, error))
         return false;
     vm->resumed_ns = clock_ns(CLOCK_MONOTONIC);
     vmm_watchdog_disarm(vm->watchdog);
     forget_snapshot(vm);
     vm->hold = HOLD_NONE;
-    return undisturbed;
+    // What was read is of one moment only if nobody has let the guest run in between.
+    if (vmm_qmp_n_resumes(vm->qmp, vm->n_resumes + ours) == vm->n_resumes + ours)
+        return true;
+    g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
+                "%s: somebody else let the guest run while we held it paused", vm->name);
+    return false;
 }
 
 void vmm_machine_leave_paused(VmmMachine *vm)

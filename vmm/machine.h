@@ -10,6 +10,7 @@
 
 /*
  * Target names:
+ *   NAME                  a domain of libvirt, by name, UUID or id
  *   qmp:/path/to/socket   a QEMU process by its QMP socket (server=on)
  *
  * Lifecycle and the promise to the guest: vmm_machine_pause() stops all vCPUs unless they were
@@ -26,7 +27,7 @@ GQuark vmm_error_quark(void);
 
 enum vmm_error {
     VMM_ERROR_TARGET,      // the target name is malformed
-    VMM_ERROR_CONNECT,     // no such socket, nobody listens, permission
+    VMM_ERROR_CONNECT,     // no such socket or domain, nobody listens, permission
     VMM_ERROR_PROTOCOL,    // what answered is not QMP, or an answer makes no sense
     VMM_ERROR_STATE,       // the machine is in a state that forbids this (migrating, shut down ...)
     VMM_ERROR_UNSUPPORTED, // this QEMU cannot do it; the message says what is missing
@@ -34,7 +35,8 @@ enum vmm_error {
 };
 
 // Connects, checks that this is an x86-64 machine, finds its RAM. Does not pause it. Never prints.
-VmmMachine *vmm_machine_open(const char *target, GError **error);
+// uri: libvirt's, for a domain; NULL: as virsh has it by itself.
+VmmMachine *vmm_machine_open(const char *target, const char *uri, GError **error);
 VmmMachine *vmm_machine_ref(VmmMachine *vm);
 void vmm_machine_unref(VmmMachine *vm); // NULL-safe; resumes what we paused
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmmMachine, vmm_machine_unref)

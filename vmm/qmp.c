@@ -1,147 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A client of the QEMU Machine Protocol on a unix socket.
+// A client of the QEMU Machine Protocol, whichever way it reaches QEMU.
 #include "vmm/qmp.h"
 
-#include <gio/gio.h>
-#include <gio/gunixfdmessage.h>
-#include <gio/gunixsocketaddress.h>
 #include <string.h>
 
 #include "vmm/machine.h"
-
-#define GREETING_USEC (3 * G_USEC_PER_SEC)
-// `stop` flushes the guest's disks: a slow disk is no error.
-#define COMMAND_USEC   (30 * G_USEC_PER_SEC)
-#define LINE_MAX_BYTES (64u << 20)
-#define READ_BYTES     (64u << 10)
+#include "vmm/qmp_link.h"
 
 struct VmmQmp {
-    GSocket *socket;
-    GByteArray *input; // received, not yet consumed
-    size_t scanned;    // of input, known to hold no newline
-    int64_t next_id;
-    unsigned n_resumes;
+    const struct vmm_qmp_link *link;
+    void *user; // of the link
 };
+
+VmmQmp *vmm_qmp_new(const struct vmm_qmp_link *link, void *user)
+{
+    VmmQmp *qmp = g_new(VmmQmp, 1);
+
+    *qmp = (VmmQmp){link, user};
+    return qmp;
+}
 
 void vmm_qmp_close(VmmQmp *qmp)
 {
     if (!qmp)
         return;
-    if (qmp->socket)
-        g_socket_close(qmp->socket, NULL);
-    g_clear_object(&qmp->socket);
-    g_byte_array_unref(qmp->input);
+    qmp->link->close(qmp->user);
     g_free(qmp);
 }
 
-// What came is no QMP: nothing that follows on this connection can be trusted.
-static void abandon(VmmQmp *qmp)
+VmmQmp *vmm_qmp_open(const struct vmm_target *target, GError **error)
 {
-    g_socket_close(qmp->socket, NULL);
-}
-
-static bool fill_input(VmmQmp *qmp, int64_t deadline_usec, GError **error)
-{
-    int64_t left = deadline_usec - g_get_monotonic_time();
-    g_autoptr(GError) failure = NULL;
-    gssize n;
-    guint had = qmp->input->len;
-
-    if (left <= 0 || !g_socket_condition_timed_wait(qmp->socket, G_IO_IN, left, NULL, &failure)) {
-        if (!failure || g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_TIMED_OUT))
-            g_set_error(error, VMM_ERROR, VMM_ERROR_TIMEOUT, "QMP: no answer in time");
-        else
-            g_set_error(error, VMM_ERROR, VMM_ERROR_CONNECT, "QMP: %s", failure->message);
-        return false;
-    }
-    g_byte_array_set_size(qmp->input, had + READ_BYTES);
-    n = g_socket_receive(qmp->socket, (char *)qmp->input->data + had, READ_BYTES, NULL, &failure);
-    g_byte_array_set_size(qmp->input, had + (n > 0 ? (guint)n : 0));
-    if (n < 0)
-        g_set_error(error, VMM_ERROR, VMM_ERROR_CONNECT, "QMP: %s", failure->message);
-    else if (n == 0)
-        g_set_error(error, VMM_ERROR, VMM_ERROR_CONNECT,
-                    "QMP: the other end closed the connection (QEMU has gone?)");
-    return n > 0;
-}
-
-// The newline that ends the first line of what has been received, or NULL.
-static const uint8_t *find_newline(VmmQmp *qmp)
-{
-    const uint8_t *newline = NULL;
-
-    if (qmp->scanned < qmp->input->len)
-        newline = memchr(qmp->input->data + qmp->scanned, '\n', qmp->input->len - qmp->scanned);
-    qmp->scanned = newline ? 0 : qmp->input->len;
-    return newline;
-}
-
-// The next line as JSON object, owned by the caller.
-static VmmJson *read_message(VmmQmp *qmp, int64_t deadline_usec, GError **error)
-{
-    const uint8_t *newline;
-    size_t len;
-    VmmJson *message = NULL;
-    struct json_tokener *tokener;
-
-    while (!(newline = find_newline(qmp))) {
-        if (qmp->input->len > LINE_MAX_BYTES) {
-            abandon(qmp);
-            g_set_error(error, VMM_ERROR, VMM_ERROR_PROTOCOL, "QMP: a line exceeds %u bytes",
-                        LINE_MAX_BYTES);
-            return NULL;
-        }
-        if (!fill_input(qmp, deadline_usec, error))
-            return NULL;
-    }
-    len = (size_t)(newline - qmp->input->data) + 1;
-    tokener = json_tokener_new();
-    message = json_tokener_parse_ex(tokener, (const char *)qmp->input->data, (int)len);
-    json_tokener_free(tokener);
-    g_byte_array_remove_range(qmp->input, 0, (guint)len);
-    if (!json_object_is_type(message, json_type_object)) {
-        json_object_put(message);
-        abandon(qmp);
-        g_set_error(error, VMM_ERROR, VMM_ERROR_PROTOCOL, "this socket does not speak QMP");
-        return NULL;
-    }
-    return message;
-}
-
-static void note_event(VmmQmp *qmp, const char *event)
-{
-    if (strcmp(event, "RESUME") == 0)
-        qmp->n_resumes++;
-}
-
-static bool send_all(VmmQmp *qmp, const char *text, int fd, GError **error)
-{
-    g_autoptr(GSocketControlMessage) control = NULL;
-    g_autoptr(GError) failure = NULL;
-    GOutputVector vector = {.buffer = text, .size = strlen(text)};
-
-    if (fd >= 0) {
-        control = g_unix_fd_message_new();
-        if (!g_unix_fd_message_append_fd(G_UNIX_FD_MESSAGE(control), fd, error))
-            return false;
-    }
-    while (vector.size > 0) {
-        gssize n = g_socket_send_message(qmp->socket, NULL, &vector, 1, control ? &control : NULL,
-                                         control ? 1 : 0, G_SOCKET_MSG_NONE, NULL, &failure);
-
-        if (n < 0) {
-            g_set_error(error, VMM_ERROR,
-                        g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_TIMED_OUT)
-                            ? VMM_ERROR_TIMEOUT
-                            : VMM_ERROR_CONNECT,
-                        "QMP: %s", failure->message);
-            return false;
-        }
-        g_clear_object(&control);
-        vector.buffer = (const char *)vector.buffer + n;
-        vector.size -= (gsize)n;
-    }
-    return true;
+    return target->kind == VMM_TARGET_DOMAIN ? vmm_qmp_domain_open(target, error)
+                                             : vmm_qmp_connect(target->socket, error);
 }
 
 static void set_refusal(const char *command, const VmmJson *refusal, GError **error)
@@ -154,58 +44,24 @@ static void set_refusal(const char *command, const VmmJson *refusal, GError **er
                 "QEMU refuses %s: %s", command, text ? text : "no reason given");
 }
 
-static VmmJson *await_answer(VmmQmp *qmp, const char *command, int64_t id, GError **error)
-{
-    int64_t deadline = g_get_monotonic_time() + COMMAND_USEC;
-
-    for (;;) {
-        g_autoptr(VmmJson) message = read_message(qmp, deadline, error);
-        VmmJson *value;
-        const char *event;
-        int64_t answers;
-
-        if (!message)
-            return NULL;
-        event = vmm_json_string(message, "event");
-        if (event) {
-            note_event(qmp, event);
-            continue;
-        }
-        // An answer to a command that timed out earlier is nobody's any more.
-        if (!vmm_json_int(message, "id", &answers) || answers != id)
-            continue;
-        if (json_object_object_get_ex(message, "error", &value)) {
-            set_refusal(command, value, error);
-            return NULL;
-        }
-        if (json_object_object_get_ex(message, "return", &value))
-            return json_object_get(value);
-        g_set_error(error, VMM_ERROR, VMM_ERROR_PROTOCOL, "QMP: %s got neither answer nor error",
-                    command);
-        return NULL;
-    }
-}
-
 VmmJson *vmm_qmp_call(VmmQmp *qmp, const char *command, VmmJson *args, int fd, GError **error)
 {
     g_autoptr(VmmJson) request = json_object_new_object();
-    g_autofree char *line = NULL;
+    g_autoptr(VmmJson) answer = NULL;
     VmmJson *value;
-    int64_t id = qmp->next_id++;
 
     json_object_object_add(request, "execute", json_object_new_string(command));
     if (args)
         json_object_object_add(request, "arguments", args);
-    json_object_object_add(request, "id", json_object_new_int64(id));
-    line = g_strconcat(json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN), "\n", NULL);
-    if (g_socket_is_closed(qmp->socket)) {
-        g_set_error(error, VMM_ERROR, VMM_ERROR_CONNECT, "QMP: the connection is closed");
-        return NULL;
-    }
-    value = send_all(qmp, line, fd, error) ? await_answer(qmp, command, id, error) : NULL;
-    if (!value)
-        g_prefix_error(error, "%s: ", command);
-    return value;
+    answer = qmp->link->exchange(qmp->user, request, fd, error);
+    if (answer && json_object_object_get_ex(answer, "return", &value))
+        return json_object_get(value);
+    if (answer && json_object_object_get_ex(answer, "error", &value))
+        set_refusal(command, value, error);
+    else if (answer)
+        g_set_error(error, VMM_ERROR, VMM_ERROR_PROTOCOL, "QMP: neither answer nor error");
+    g_prefix_error(error, "%s: ", command);
+    return NULL;
 }
 
 bool vmm_qmp_do(VmmQmp *qmp, const char *command, GError **error)
@@ -231,87 +87,24 @@ char *vmm_qmp_hmp(VmmQmp *qmp, const char *line, GError **error)
     return g_strdup(json_object_get_string(value));
 }
 
-bool vmm_qmp_peer_pid(VmmQmp *qmp, pid_t *ret, GError **error)
+bool vmm_qmp_stop(VmmQmp *qmp, GError **error)
 {
-    g_autoptr(GCredentials) credentials = g_socket_get_credentials(qmp->socket, error);
-    pid_t pid;
-
-    if (!credentials)
-        return false;
-    pid = g_credentials_get_unix_pid(credentials, error);
-    if (pid <= 0) {
-        g_clear_error(error);
-        g_set_error(error, VMM_ERROR, VMM_ERROR_UNSUPPORTED,
-                    "QEMU's process id is not visible from here (another pid namespace)");
-        return false;
-    }
-    *ret = pid;
-    return true;
+    return qmp->link->stop ? qmp->link->stop(qmp->user, error) : vmm_qmp_do(qmp, "stop", error);
 }
 
-unsigned vmm_qmp_n_resumes(const VmmQmp *qmp)
+bool vmm_qmp_cont(VmmQmp *qmp, GError **error)
 {
-    return qmp->n_resumes;
+    return qmp->link->cont ? qmp->link->cont(qmp->user, error) : vmm_qmp_do(qmp, "cont", error);
 }
 
-static bool connect_socket(VmmQmp *qmp, const char *path, GError **error)
+bool vmm_qmp_pid(VmmQmp *qmp, pid_t *ret, GError **error)
 {
-    g_autoptr(GSocketAddress) address = NULL;
-    g_autoptr(GError) failure = NULL;
-
-    if (strlen(path) > 107) { // sun_path less its NUL
-        g_set_error(error, VMM_ERROR, VMM_ERROR_TARGET, "%s: too long for a socket's name", path);
-        return false;
-    }
-    qmp->socket =
-        g_socket_new(G_SOCKET_FAMILY_UNIX, G_SOCKET_TYPE_STREAM, G_SOCKET_PROTOCOL_DEFAULT, error);
-    if (!qmp->socket)
-        return false;
-    g_socket_set_timeout(qmp->socket, COMMAND_USEC / G_USEC_PER_SEC);
-    address = g_unix_socket_address_new(path);
-    if (!g_socket_connect(qmp->socket, address, NULL, &failure)) {
-        g_set_error(error, VMM_ERROR, VMM_ERROR_CONNECT, "%s: %s", path, failure->message);
-        return false;
-    }
-    return true;
+    return qmp->link->pid(qmp->user, qmp, ret, error);
 }
 
-static bool negotiate(VmmQmp *qmp, GError **error)
+unsigned vmm_qmp_n_resumes(VmmQmp *qmp, unsigned expected)
 {
-    GError *failure = NULL;
-    g_autoptr(VmmJson) greeting =
-        read_message(qmp, g_get_monotonic_time() + GREETING_USEC, &failure);
-
-    if (!greeting) {
-        if (g_error_matches(failure, VMM_ERROR, VMM_ERROR_TIMEOUT)) {
-            g_clear_error(&failure);
-            g_set_error(&failure, VMM_ERROR, VMM_ERROR_TIMEOUT,
-                        "no greeting within %d s: another client holds this QMP socket",
-                        (int)(GREETING_USEC / G_USEC_PER_SEC));
-        }
-        g_propagate_error(error, failure);
-        return false;
-    }
-    if (!json_object_object_get_ex(greeting, "QMP", NULL)) {
-        g_set_error(error, VMM_ERROR, VMM_ERROR_PROTOCOL, "this socket does not speak QMP");
-        return false;
-    }
-    return vmm_qmp_do(qmp, "qmp_capabilities", error);
-}
-
-VmmQmp *vmm_qmp_connect(const char *path, GError **error)
-{
-    g_autoptr(VmmQmp) qmp = g_new0(VmmQmp, 1);
-
-    qmp->input = g_byte_array_new();
-    qmp->next_id = 1;
-    if (!connect_socket(qmp, path, error))
-        return NULL;
-    if (!negotiate(qmp, error)) {
-        g_prefix_error(error, "%s: ", path);
-        return NULL;
-    }
-    return g_steal_pointer(&qmp);
+    return qmp->link->n_resumes(qmp->user, expected);
 }
 
 const char *vmm_json_string(const VmmJson *object, const char *key)

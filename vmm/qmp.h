@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "vmm/target.h"
+
 /*
  *   QEMU   -> {"QMP": {...}}                        greeting, once
  *   client -> {"execute": NAME, "arguments": {...}, "id": N}
@@ -17,6 +19,10 @@
  * greeted until the first has gone. One thread.
  */
 typedef struct VmmQmp VmmQmp;
+
+// Reaches QEMU the way the target says: by its socket, or through libvirt. Errors as below, and
+// STATE where a domain does not run.
+VmmQmp *vmm_qmp_open(const struct vmm_target *target, GError **error);
 
 // Connects and negotiates. Errors: TARGET (the path does not fit a socket address), CONNECT (nobody
 // listens, permission), TIMEOUT (accepted but never greeted: another client holds the socket),
@@ -43,11 +49,16 @@ bool vmm_qmp_do(VmmQmp *qmp, const char *command, GError **error);
 // Runs a line of the human monitor and returns what it printed; free with g_free.
 char *vmm_qmp_hmp(VmmQmp *qmp, const char *line, GError **error);
 
-// The process at the other end, as SO_PEERCRED tells it.
-bool vmm_qmp_peer_pid(VmmQmp *qmp, pid_t *ret, GError **error);
+// Pause and start of the guest, such that whoever manages it knows too.
+bool vmm_qmp_stop(VmmQmp *qmp, GError **error);
+bool vmm_qmp_cont(VmmQmp *qmp, GError **error);
 
-// How often QEMU has reported since connecting that the guest runs again.
-unsigned vmm_qmp_n_resumes(const VmmQmp *qmp);
+// QEMU's process. UNSUPPORTED where it is not visible from here (another host or pid namespace).
+bool vmm_qmp_pid(VmmQmp *qmp, pid_t *ret, GError **error);
+
+// How often QEMU has reported since connecting that the guest runs again. Reports may be late:
+// where fewer than `expected` have come it waits some seconds for them.
+unsigned vmm_qmp_n_resumes(VmmQmp *qmp, unsigned expected);
 
 // Members of QMP answers, typed. False/NULL where it is missing or of another type; borrowed.
 const char *vmm_json_string(const VmmJson *object, const char *key);

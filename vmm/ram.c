@@ -114,7 +114,7 @@ static bool add_range(Ram *ram, VmmQmp *qmp, struct vmm_ram_range range, enum vm
     if (last.addr - first.addr != range.size_bytes - 1 ||
         !vmm_hostmaps_find(ram->maps, first, range.size_bytes, &map)) {
         g_set_error(error, VMM_ERROR, VMM_ERROR_UNSUPPORTED,
-                    "process %d, which owns the QMP socket, does not hold the guest's RAM at "
+                    "process %d, which owns the monitor, does not hold the guest's RAM at "
                     "0x%" G_GINT64_MODIFIER
                     "x: the socket was handed over by another process, or that "
                     "is a process of another pid namespace",
@@ -199,7 +199,7 @@ VmmMemory *vmm_ram_open(VmmQmp *qmp, enum vmm_ram_flags flags, GError **error)
         .next_touched = next_touched,
     };
 
-    if (!entries || !vmm_qmp_peer_pid(qmp, &ram.pid, error))
+    if (!entries || !vmm_qmp_pid(qmp, &ram.pid, error))
         return NULL;
     ram.maps = vmm_hostmaps_read(ram.pid, error);
     if (!ram.maps)

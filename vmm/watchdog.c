@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/domain.h"
 #include "vmm/machine.h"
 
 // How long the child tries to reach QEMU, which may be busy or serve another client just then.
@@ -28,7 +29,9 @@ struct VmmWatchdog {
 
 /*
  * The child. The parent may have had threads, so there is nothing here but system calls and
- * functions on memory: no allocation, no GLib, no stdio.
+ * functions on memory: no allocation, no GLib, no stdio. The exception is a domain's child, which
+ * must speak to libvirt: its parent has started no threads of libvirt's at that point, and glibc
+ * keeps its allocator whole across fork().
  */
 static long now_seconds(void)
 {
@@ -67,14 +70,16 @@ static bool say(int fd, const char *line)
 }
 
 // One attempt over one connection. True: there is nothing left to do.
-static bool rescue_once(const struct sockaddr_un *qmp, long deadline)
+static bool rescue_by_socket(const char *path, long deadline)
 {
+    struct sockaddr_un qmp = {.sun_family = AF_UNIX};
     char text[4096];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool done = false;
 
+    strncpy(qmp.sun_path, path, sizeof(qmp.sun_path) - 1); // its length was checked: target.c
     // QEMU keeps the socket listening, whomever it serves: nobody there means that QEMU has gone.
-    if (connect(fd, (const struct sockaddr *)qmp, sizeof(*qmp)) < 0) {
+    if (connect(fd, (const struct sockaddr *)&qmp, sizeof(qmp)) < 0) {
         done = errno == ENOENT || errno == ECONNREFUSED;
     } else if (hear(fd, text, sizeof(text), "\"QMP\"", deadline) &&
                say(fd, "{\"execute\":\"qmp_capabilities\"}\n") &&
@@ -90,12 +95,18 @@ static bool rescue_once(const struct sockaddr_un *qmp, long deadline)
     return done;
 }
 
-static void rescue(const struct sockaddr_un *qmp)
+static bool rescue_once(const struct vmm_target *target, long deadline)
+{
+    return target->kind == VMM_TARGET_DOMAIN ? vmm_domain_rescue(target)
+                                             : rescue_by_socket(target->socket, deadline);
+}
+
+static void rescue(const struct vmm_target *target)
 {
     const struct timespec pause = {.tv_nsec = RETRY_NS};
     long deadline = now_seconds() + RESCUE_SECONDS;
 
-    while (!rescue_once(qmp, deadline) && now_seconds() < deadline)
+    while (!rescue_once(target, deadline) && now_seconds() < deadline)
         nanosleep(&pause, NULL);
 }
 
@@ -110,7 +121,7 @@ static void reset_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static _Noreturn void watch(int channel, const struct sockaddr_un *qmp)
+static _Noreturn void watch(int channel, const struct vmm_target *target)
 {
     char state = 'R', next;
     ssize_t n;
@@ -126,29 +137,23 @@ static _Noreturn void watch(int channel, const struct sockaddr_un *qmp)
             state = next;
     }
     if (state == 'P')
-        rescue(qmp);
+        rescue(target);
     _exit(0);
 }
 
-VmmWatchdog *vmm_watchdog_start(const char *qmp_path, GError **error)
+VmmWatchdog *vmm_watchdog_start(const struct vmm_target *target, GError **error)
 {
-    struct sockaddr_un qmp = {.sun_family = AF_UNIX};
-    g_autofree char *path = g_canonicalize_filename(qmp_path, NULL);
     VmmWatchdog *dog;
     int ends[2];
     pid_t child;
 
-    if (g_strlcpy(qmp.sun_path, path, sizeof(qmp.sun_path)) >= sizeof(qmp.sun_path)) {
-        g_set_error(error, VMM_ERROR, VMM_ERROR_TARGET, "%s: too long for a socket's name", path);
-        return NULL;
-    }
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
         g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "watchdog: %s", g_strerror(errno));
         return NULL;
     }
     child = fork();
     if (child == 0)
-        watch(ends[1], &qmp);
+        watch(ends[1], target);
     close(ends[1]);
     if (child < 0) {
         g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "watchdog: %s", g_strerror(errno));

@@ -3,13 +3,12 @@
 // Internal to vmm/.
 #pragma once
 
-#include <glib.h>
-#include <stdbool.h>
+#include "vmm/target.h"
 
 /*
  *   us        -> P   the guest is about to be paused
  *   us        -> R   it runs again, or stays as it is by intent
- *   (closed)         after P: connect to the QMP socket and `cont`, if it is paused; after R: exit
+ *   (closed)         after P: connect, and let the guest run if it is paused; after R: exit
  *
  * The child holds nothing but its end of that channel, has its own session and default signals, so
  * that what kills this process (SIGKILL, a closed terminal) does not reach it.
@@ -17,7 +16,7 @@
 typedef struct VmmWatchdog VmmWatchdog;
 
 // Forks the child. Call it before the process has grown, and before any pause.
-VmmWatchdog *vmm_watchdog_start(const char *qmp_path, GError **error);
+VmmWatchdog *vmm_watchdog_start(const struct vmm_target *target, GError **error);
 
 // Each is one byte on a socket: microseconds. False: the child is gone (VMM_ERROR_STATE).
 bool vmm_watchdog_arm(VmmWatchdog *dog, GError **error);

@@ -52,7 +52,8 @@ done
 check "help of nothing" 2 "is no command" "$vmgraft" help nothing
 
 # Targets and pids
-check "target that is none" 1 "nonsense.*qmp:" "$vmgraft" ps nonsense
+check "target that is none" 1 "nonsense/.*qmp:" "$vmgraft" ps nonsense/
+check "no libvirt" 1 "/nonexistent" "$vmgraft" ps -c "qemu+unix:///system?socket=/nonexistent" web
 check "socket that is missing" 1 "$work/none" "$vmgraft" ps "qmp:$work/none"
 check "pid that is none" 2 "'1x' is no pid" "$vmgraft" show "qmp:$work/none" 1x
 check "pid 0" 2 "'0' is no pid" "$vmgraft" show "qmp:$work/none" 0

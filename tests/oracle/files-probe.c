@@ -178,7 +178,7 @@ static bool dump(const struct intro_ctx *c, uint64_t fd, const char *path, GErro
 
 static bool probe(const char *target, uint32_t pid, char **dump_args, GError **error)
 {
-    g_autoptr(VmmMachine) vm = vmm_machine_open(target, error);
+    g_autoptr(VmmMachine) vm = vmm_machine_open(target, NULL, error);
     g_autoptr(IntroKernel) k = vm ? intro_kernel_find(vmm_machine_memory(vm), NULL, error) : NULL;
     g_autoptr(FmtImage) img = fmt_image_new();
     g_autoptr(GPtrArray) refusals =

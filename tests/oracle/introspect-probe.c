@@ -183,7 +183,7 @@ static bool probe_file(const char *path, GError **error)
 
 static bool probe_machine(const char *target, GError **error)
 {
-    g_autoptr(VmmMachine) vm = vmm_machine_open(target, error);
+    g_autoptr(VmmMachine) vm = vmm_machine_open(target, NULL, error);
 
     lap("attach");
     return vm && vmm_machine_pause(vm, error) && probe(vmm_machine_memory(vm), error);

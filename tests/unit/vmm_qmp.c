@@ -153,7 +153,7 @@ static void test_answers(void)
     text = vmm_qmp_hmp(qmp, "info version", &error);
     g_assert_no_error(error);
     g_assert_cmpstr(text, ==, "new");
-    g_assert_cmpuint(vmm_qmp_n_resumes(qmp), ==, 1);
+    g_assert_cmpuint(vmm_qmp_n_resumes(qmp, 1), ==, 1);
     g_assert_false(vmm_qmp_do(qmp, "foo", &error));
     g_assert_error(error, VMM_ERROR, VMM_ERROR_UNSUPPORTED);
     g_clear_error(&error);

@@ -20,7 +20,7 @@ static const char *target;
 static VmmMachine *open_machine(void)
 {
     g_autoptr(GError) error = NULL;
-    VmmMachine *vm = vmm_machine_open(target, &error);
+    VmmMachine *vm = vmm_machine_open(target, NULL, &error);
 
     g_assert_no_error(error);
     return vm;
@@ -116,7 +116,7 @@ static void test_one_client(void)
     g_autoptr(GError) error = NULL;
     VmmQmp *holder = open_qmp();
 
-    g_assert_null(vmm_machine_open(target, &error));
+    g_assert_null(vmm_machine_open(target, NULL, &error));
     vmm_qmp_close(holder);
     g_assert_error(error, VMM_ERROR, VMM_ERROR_TIMEOUT);
     g_assert_nonnull(strstr(error->message, "another client holds"));

@@ -51,7 +51,7 @@ def cmd_pull(options):
 def cmd_target(options):
     one = guest.Guest(options.name)
     one.require()
-    print(f"qmp:{one.qmp}")
+    print(one.target())
     return 0
 
 
@@ -139,6 +139,8 @@ def parser():
                      help="guest RAM in a shared memfd, or (default) private to QEMU")
     sub.add_argument("--net", metavar="SEGMENT", help="join this network of guests")
     sub.add_argument("--address", metavar="CIDR", help="such as 10.0.0.1/24, with --net")
+    sub.add_argument("--libvirt", metavar="URI",
+                     help="make it a domain of this libvirt (such as qemu:///system)")
     sub.add_argument("--agent", metavar="PATH|none",
                      help="the vmgraft agent to run; default: $VMGRAFT_AGENT, else the one in "
                           "build/guestagent of this tree when it has been built")

@@ -18,10 +18,15 @@ def _start_time(pid):
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def note_process(path, process):
+    """Record a process, whoever started it."""
+    path.write_text(f"{process} {_start_time(process)}\n")
+
+
 def start(argv, record, log, pass_fds=()):
     """Start `argv` in a session of its own; `record` names it before it runs."""
     def note():
-        record.write_text(f"{os.getpid()} {_start_time(os.getpid())}\n")
+        note_process(record, os.getpid())
         # An error of the new program may follow; the caller reads it from the log.
 
     with open(log, "ab") as out:

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 
-from . import client, daemon, initramfs, kernels, labd, net, proto
+from . import client, daemon, domain, initramfs, kernels, labd, net, proto
 from .common import LAB, TREE, LabError, UsageError, check_name, home, locked
 
 MODULES = ["virtio_pci", "virtio_console"]
@@ -32,6 +32,7 @@ class Guest:
         self.qemu_record = self.dir / "qemu.pid"
         self.broker_record = self.dir / "broker.pid"
         self.facts = self.dir / "guest.json"
+        self.domain = self.dir / "libvirt"  # the URI, where libvirt runs it
 
     def connect(self):
         """A connection for one command, or an error that says what is there instead."""
@@ -52,8 +53,11 @@ class Guest:
 
     def describe(self):
         return {"name": self.name, "state": self.state(), **self.read_facts(),
-                "pid": daemon.pid(self.qemu_record), "target": f"qmp:{self.qmp}",
+                "pid": daemon.pid(self.qemu_record), "target": self.target(),
                 "agent_socket": str(self.agent)}
+
+    def target(self):
+        return self.name if self.domain.exists() else f"qmp:{self.qmp}"
 
     def read_facts(self):
         try:
@@ -152,9 +156,9 @@ def _listen(path):
     return listener
 
 
-def _wait_ready(guest, qemu, timeout):
+def _wait_ready(guest, qemu_pid, timeout):
     """Until labd answers through the broker; QEMU's death or the deadline is an error."""
-    qemu_fd = os.pidfd_open(qemu.pid)
+    qemu_fd = os.pidfd_open(qemu_pid)
     deadline = time.monotonic() + timeout
     try:
         with client.Connection(guest.broker, guest.name) as connection:
@@ -165,7 +169,8 @@ def _wait_ready(guest, qemu, timeout):
                     if connection.next()[0] == proto.READY:
                         return
                 elif ready:
-                    errors = (guest.dir / "qemu.log").read_text(errors="replace").strip()
+                    log = guest.dir / "qemu.log"
+                    errors = log.read_text(errors="replace").strip() if log.exists() else ""
                     raise LabError(f"guest {guest.name} died while booting: {errors}")
                 else:
                     raise LabError(f"guest {guest.name} did not answer within {timeout} s")
@@ -192,10 +197,14 @@ def _boot(guest, kernel, options):
         descriptors = (listener.fileno(), port.fileno())
         daemon.start([sys.executable, LAB / "lab", "run-broker", *map(str, descriptors)],
                      guest.broker_record, guest.dir / "broker.log", descriptors)
-    hub = segment.join() if segment else None
-    qemu = daemon.start(_qemu_argv(guest, kernel, options, port_path, hub), guest.qemu_record,
-                        guest.dir / "qemu.log")
-    _wait_ready(guest, qemu, options.timeout)
+    if options.libvirt:
+        pid = domain.start(guest, kernel, options, accelerator(), options.cpu or cpu_model(),
+                           port_path)
+    else:
+        hub = segment.join() if segment else None
+        pid = daemon.start(_qemu_argv(guest, kernel, options, port_path, hub), guest.qemu_record,
+                           guest.dir / "qemu.log").pid
+    _wait_ready(guest, pid, options.timeout)
     (guest.dir / "initramfs").unlink()  # QEMU has read it
 
 
@@ -208,6 +217,8 @@ def up(name, options):
             options.address = ipaddress.IPv4Interface(options.address).with_prefixlen
         except ValueError as error:
             raise UsageError(f"--address: {error}") from error
+    if options.libvirt and options.net:
+        raise UsageError("--net is for guests without --libvirt")
     if options.net:
         check_name(options.net, "network segment")
     kernel = kernels.choose(options.kernel)
@@ -228,6 +239,7 @@ def up(name, options):
 def _remove(guest):
     """End the guest's processes and delete its directory; the caller holds the lock."""
     segment = guest.read_facts().get("net")
+    domain.end(guest)
     daemon.end(guest.qemu_record)
     daemon.end(guest.broker_record)
     if guest.dir.exists():

@@ -1,0 +1,120 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# vmgraft on domains of libvirt, beside virsh: libvirt.sh LAB VMGRAFT AGENT MOVE_SUBJECT
+# To be run by with_libvirtd.
+set -uo pipefail
+lab=$1 vmgraft=$2 agent=$3 subject=$4
+a=dom-a-$$ b=dom-b-$$
+work=$(mktemp -d)
+trap '"$lab" down "$a"; "$lab" down "$b"; rm -rf "$work"' EXIT
+
+fail() {
+    echo "FAIL: $*"
+    virsh list --all
+    cat "$work/err" 2>/dev/null
+    exit 1
+}
+
+# status WANTED COMMAND...: it ends with that exit code; what it says on stderr is in $work/err.
+status() {
+    local wanted=$1 got=0
+    shift
+    "$@" >"$work/out" 2>"$work/err" || got=$?
+    [ "$got" -eq "$wanted" ] || fail "exit code $got, not $wanted: $*"
+}
+
+# says TEXT: the last command said so.
+says() {
+    grep -qF -- "$1" "$work/err" || fail "'$1' was not said"
+}
+
+state() {
+    virsh domstate "$1" --reason
+}
+
+running() {
+    [[ $(state "$a") == running* ]] || fail "$1: $a is $(state "$a")"
+}
+
+# works GUEST WHAT: the subject is there, unhurt, and gets on.
+works() {
+    "$lab" exec "$1" -- sh -c "
+        [ ! -e /tmp/FAIL ] && kill -0 $pid || exit 1
+        before=\$(cat /tmp/rounds)
+        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+            sleep 0.2
+            [ \"\$(cat /tmp/rounds)\" = \"\$before\" ] || exit 0
+        done
+        exit 1" || fail "$2: the subject does not get on in $1"
+    echo "ok: $2"
+}
+
+"$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" \
+    --program "$subject=/usr/bin/move_subject" || exit 1
+"$lab" up "$b" --libvirt qemu:///system --memory 256 --agent "$agent" --share-ram on \
+    --program "$subject=/usr/bin/move_subject" || exit 1
+pid=$("$lab" exec "$a" --detach -- move_subject 16) || exit 1
+until "$lab" exec "$a" -- test -e /tmp/rounds; do sleep 0.1; done
+
+# A domain by each of its names, and the libvirt it is in by each way to say so.
+for name in "$a" "$(virsh domuuid "$a")" "$(virsh domid "$a")"; do
+    status 0 "$vmgraft" ps "$name"
+    grep -q move_subject "$work/out" || fail "ps $name does not show the subject"
+done
+status 0 "$vmgraft" show --connect qemu:///system "$a" "$pid"
+status 0 env -u LIBVIRT_DEFAULT_URI VIRSH_DEFAULT_CONNECT_URI=qemu:///system "$vmgraft" ps "$a"
+status 0 "$vmgraft" agent status "$a"
+running "after a look"
+
+# Images: the domain goes on, or not.
+status 0 "$vmgraft" capture "$a" "$pid" -o "$work/a.vmg"
+status 0 "$vmgraft" verify "$work/a.vmg"
+running "after a capture"
+status 0 "$vmgraft" capture --leave-paused "$a" "$pid" -o "$work/paused.vmg"
+[ "$(state "$a")" = "paused (user)" ] || fail "--leave-paused: $(state "$a")"
+# Who was paused stays paused.
+status 0 "$vmgraft" capture "$a" "$pid" -o "$work/still.vmg"
+[ "$(state "$a")" = "paused (user)" ] || fail "suspended before: $(state "$a")"
+virsh resume "$a" >"$work/out"
+works "$a" "captured, suspended, resumed"
+
+# Killed while it holds the domain: the watchdog lets it go on.
+"$vmgraft" capture "$a" "$pid" -o - | head -c 1 >"$work/out"
+for delay in 0.02 0.05 0.1 0.2; do
+    timeout -s KILL $delay "$vmgraft" capture "$a" "$pid" -o "$work/killed.vmg" 2>"$work/err"
+done
+for _ in $(seq 100); do
+    [[ $(state "$a") == running* ]] && break
+    sleep 0.1
+done
+running "killed"
+[ ! -e "$work/killed.vmg" ] || "$vmgraft" verify "$work/killed.vmg" || fail "half an image"
+works "$a" "killed while it captured"
+
+# Moves, from private RAM to shared and back.
+status 0 "$vmgraft" migrate "$a" "$pid" "$b"
+works "$b" "moved"
+status 0 "$vmgraft" migrate "$b" "$pid" "$a"
+works "$a" "moved back"
+status 0 "$vmgraft" restore "$work/a.vmg" "$b"
+"$lab" exec "$b" -- kill -9 "$pid"
+
+# libvirtd is started anew: domains live on, and so does what we can do with them.
+"$RESTART_LIBVIRTD" || fail "libvirtd does not start again"
+status 0 "$vmgraft" capture "$a" "$pid" -o "$work/a.vmg"
+works "$a" "libvirtd started anew"
+
+# What cannot be.
+status 1 "$vmgraft" ps no-such-domain
+says "no domain with matching name 'no-such-domain'"
+status 1 "$vmgraft" ps /no/such
+says "'/no/such' is no target"
+status 1 "$vmgraft" ps --connect test:///default test
+says "only QEMU's have the monitor"
+status 1 "$vmgraft" ps --connect "qemu+unix:///system?socket=/nonexistent" "$a"
+says "/nonexistent"
+virsh destroy "$b" >"$work/out"
+status 1 "$vmgraft" ps "$b"
+says "domain $b is shut off"
+status 1 "$vmgraft" migrate "$a" "$pid" "$b"
+works "$a" "the target was off"
