@@ -461,7 +461,8 @@ bool cli_agent_thaw(CliAgent *a, GError **error)
     return undo(a, AGENT_THAW, AGENT_THAWED, error);
 }
 
-bool cli_agent_finish(CliAgent *a, GError **error)
+bool cli_agent_finish(CliAgent *a, const GPtrArray *remove, GError **error)
 {
-    return ask(a, AGENT_FINISH, NULL, AGENT_FINISHED, NULL, NULL, error);
+    return ask(a, AGENT_FINISH, remove->len ? agent_json_strings("remove", remove) : NULL,
+               AGENT_FINISHED, NULL, NULL, error);
 }

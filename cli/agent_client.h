@@ -56,4 +56,6 @@ bool cli_agent_abort(CliAgent *a, GError **error);
 bool cli_agent_freeze(CliAgent *a, uint32_t pid, GArray *ret_pids, uint32_t *ret_tracer_pid,
                       GPtrArray *reasons, GError **error);
 bool cli_agent_thaw(CliAgent *a, GError **error);
-bool cli_agent_finish(CliAgent *a, GError **error);
+// remove (char *): what the tree leaves in the source's kernel and has taken along, as leave.h
+// names it.
+bool cli_agent_finish(CliAgent *a, const GPtrArray *remove, GError **error);

@@ -192,15 +192,37 @@ static enum fate settle(struct move *m)
     return fate;
 }
 
+#define MAX_REMOVED 1000 // a message has room for more; who has so many keeps the rest
+
+// Objects of IPC outlive processes: those that have gone along are to go from here.
+static GPtrArray *things_to_remove(const FmtImage *img)
+{
+    static const char *const kinds[] = {
+        [FMT_IPC_SEM] = "sem", [FMT_IPC_MSG] = "msg", [FMT_IPC_SHM] = "shm"};
+    GPtrArray *things = g_ptr_array_new_with_free_func(g_free);
+    const struct fmt_ipc *ipc;
+    const struct fmt_mqueue *q;
+
+    for (size_t i = 0; things->len < MAX_REMOVED && FMT_NEXT(img, IPC, i, ipc); i++)
+        if (ipc->flags & FMT_IPC_OWNED && ipc->kind < G_N_ELEMENTS(kinds))
+            g_ptr_array_add(things,
+                            g_strdup_printf("%s %" G_GUINT64_FORMAT, kinds[ipc->kind], ipc->id));
+    for (size_t i = 0; things->len < MAX_REMOVED && FMT_NEXT(img, MQUEUE, i, q); i++)
+        if (!q->unlinked)
+            g_ptr_array_add(things, g_strdup_printf("queue %s", q->name));
+    return things;
+}
+
 static bool finish(struct move *m, GError **error)
 {
+    g_autoptr(GPtrArray) remove = things_to_remove(m->img);
     g_autoptr(GError) why = NULL;
 
     if (m->options->copy)
         return true;
     m->cli->committed = true;
     m->phase = PHASE_FINISHING;
-    if (cli_agent_finish(m->source_agent, &why)) {
+    if (cli_agent_finish(m->source_agent, remove, &why)) {
         m->phase = PHASE_FINISHED;
         return true;
     }

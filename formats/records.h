@@ -89,14 +89,23 @@ enum fmt_vma_kind {
 enum fmt_shm_kind { FMT_SHM_ANON, FMT_SHM_MEMFD, FMT_SHM_SYSV };
 enum fmt_shm_flag { FMT_SHM_HUGETLB = 1 << 0, FMT_SHM_NOEXEC_SEAL = 1 << 1 };
 
+enum fmt_ipc_kind { FMT_IPC_SEM, FMT_IPC_MSG, FMT_IPC_SHM };
+enum fmt_ipc_flag {
+    FMT_IPC_OWNED = 1 << 0,     // living processes use it, all of them of the tree
+    FMT_IPC_REMOVED = 1 << 1,   // IPC_RMID, but still attached
+    FMT_IPC_LOCKED = 1 << 2,    // SHM_LOCK
+    FMT_IPC_NORESERVE = 1 << 3, // SHM_NORESERVE
+};
+
 enum fmt_file_kind {
-    FMT_FILE_REG,        // object: INODE
-    FMT_FILE_DIR,        // object: INODE
-    FMT_FILE_CHR,        // object: INODE; which devices can go along is the agent's table
-    FMT_FILE_PIPE,       // object: PIPE; FIFOs as well, with their path
-    FMT_FILE_MEMFD,      // object: SHM
-    FMT_FILE_PATH,       // object: INODE of any type; a place that is not open (O_PATH)
-    FMT_FILE_OTHER = 63, // something that was refused: listed by its name, never restored
+    FMT_FILE_REG,         // object: INODE
+    FMT_FILE_DIR,         // object: INODE
+    FMT_FILE_CHR,         // object: INODE; which devices can go along is the agent's table
+    FMT_FILE_PIPE,        // object: PIPE; FIFOs as well, with their path
+    FMT_FILE_MEMFD,       // object: SHM
+    FMT_FILE_PATH,        // object: INODE of any type; a place that is not open (O_PATH)
+    FMT_FILE_MQUEUE = 20, // object: MQUEUE
+    FMT_FILE_OTHER = 63,  // something that was refused: listed by its name, never restored
 };
 
 // Whether the PAGES of an INODE hold the whole file; what they leave out is zeros then.

@@ -18,7 +18,6 @@ struct AgentTask {
     struct agent_tracee tracee; // tid 0: not created yet
     AgentProc *proc;
     const struct fmt_task *rec;
-    bool starts_over; // the call that rec->restart tells of begins anew instead
 };
 
 // A process of the image, and the one that becomes it.
@@ -61,8 +60,9 @@ struct AgentRestore {
     bool timens;            // the processes are in a time namespace of their own
     int64_t mono_offset_ns; // what it adds to the clocks of the initial one
     int64_t boot_offset_ns;
-    GPtrArray *created; // of char *: new files of this machine
-    GArray *undo;       // of struct agent_undo: changes to files of this machine
+    GPtrArray *created;    // of char *: new files of this machine
+    GArray *undo;          // of struct agent_undo: changes to files of this machine
+    struct agent_ipc *ipc; // ipc.c: what it made and left
 };
 
 // Contents of a file of this machine before we wrote to it.
@@ -81,12 +81,6 @@ void agent_note(AgentRestore *r, const char *kind, uint64_t pid, int64_t fd, con
 // Sets an AGENT_ERROR_FAILED from errno.
 bool agent_fail_errno(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 bool agent_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-
-// It goes on with what is left of a timeout.
-static inline bool agent_is_restarted(const AgentTask *t)
-{
-    return t->rec->restart != FMT_RESTART_NONE && !t->starts_over;
-}
 
 static inline AgentTask *agent_leader(const AgentProc *p)
 {
@@ -109,7 +103,7 @@ struct agent_aspect {
 extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspect_fd,
     agent_aspect_fs, agent_aspect_cred, agent_aspect_signal, agent_aspect_thread,
     agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
-    agent_aspect_after_cred, agent_aspect_posix_timer, agent_aspect_seccomp;
+    agent_aspect_after_cred, agent_aspect_posix_timer;
 
 // What a kind of file does after all files have been opened, for those that refer to others.
 enum agent_file_stage {
@@ -133,7 +127,7 @@ struct agent_file_kind {
     agent_file_fn later[AGENT_N_FILE_STAGES];
 };
 extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_chr, agent_file_pipe,
-    agent_file_memfd, agent_file_place;
+    agent_file_memfd, agent_file_place, agent_file_mqueue;
 
 // file.c
 void agent_files_plan(AgentRestore *r);
@@ -194,6 +188,20 @@ bool agent_shm_seal(AgentRestore *r, GError **error);
 // pipe.c: closes the ends that were kept for processes to come.
 void agent_pipes_finish(AgentRestore *r);
 
+// ipc.c: objects of System V IPC
+void agent_ipc_plan(AgentRestore *r);
+bool agent_ipc_make(AgentRestore *r, GError **error); // once there are processes, not yet built
+bool agent_ipc_fill(AgentRestore *r, GError **error); // while they have all privileges
+void agent_ipc_undo(AgentRestore *r);
+void agent_ipc_free(struct agent_ipc *ipc); // NULL-safe
+// sysvshm.c: mappings that attach a segment, and a descriptor of its memory (-1 with errno)
+bool agent_ipc_is_segment(AgentRestore *r, const struct fmt_vma *vma);
+bool agent_ipc_attach(AgentProc *p, const struct fmt_vma *vma, GError **error);
+int agent_ipc_shm_open(AgentRestore *r, uint64_t shm);
+// mqueue.c: notifications, and names that were unlinked
+bool agent_mqueue_finish(AgentRestore *r, GError **error);
+void agent_mqueue_undo(AgentRestore *r);
+
 // process.c
 void agent_process_plan(AgentRestore *r);
 bool agent_process_tree(AgentRestore *r, GError **error);   // all leaders, sessions
@@ -230,9 +238,6 @@ struct agent_range {
 struct agent_vdso *agent_vdso_here(GError **error); // of this process
 void agent_vdso_free(struct agent_vdso *vdso);      // NULL-safe
 #define AGENT_SCRATCH_BYTES (64 * 1024)
-
-// cred.c: what the agent may do: a mask of CAP_*.
-uint64_t agent_own_caps(void);
 
 // timer.c
 bool agent_timer_arm(AgentProc *p, GError **error);

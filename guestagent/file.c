@@ -11,8 +11,8 @@
 #include "guestagent/engine.h"
 
 static const struct agent_file_kind *const kinds[] = {
-    &agent_file_reg,  &agent_file_dir,   &agent_file_chr,
-    &agent_file_pipe, &agent_file_memfd, &agent_file_place,
+    &agent_file_reg,   &agent_file_dir,   &agent_file_chr,    &agent_file_pipe,
+    &agent_file_memfd, &agent_file_place, &agent_file_mqueue,
 };
 
 static const struct agent_file_kind *find_kind(uint64_t kind)

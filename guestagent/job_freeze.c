@@ -6,6 +6,7 @@
 
 #include "guestagent/freeze.h"
 #include "guestagent/job.h"
+#include "guestagent/leave.h"
 
 // A wait is counted in polls, not by a clock: a guest that is paused for a minute between two of
 // them has not waited for a minute.
@@ -89,7 +90,19 @@ static bool freeze_all(struct agent_job *job, AgentFreeze *f, int signal_fd, int
     }
 }
 
-static void finish(struct agent_job *job, AgentFreeze *f, int signal_fd)
+// What is to be removed along with the tree. An older host says nothing of it.
+static GPtrArray *read_finish(const struct agent_frame *frame)
+{
+    GPtrArray *leave = g_ptr_array_new_with_free_func(g_free);
+    struct json_object *obj = frame->length ? agent_frame_json(frame, NULL) : NULL;
+
+    if (obj)
+        agent_json_get_strings(obj, "remove", leave);
+    json_object_put(obj);
+    return leave;
+}
+
+static void finish(struct agent_job *job, AgentFreeze *f, int signal_fd, const GPtrArray *leave)
 {
     g_autoptr(GArray) pids = agent_freeze_pids(f);
     struct agent_frame frame;
@@ -104,6 +117,7 @@ static void finish(struct agent_job *job, AgentFreeze *f, int signal_fd)
             g_usleep(POLL_MS * 1000);
         drain(signal_fd);
     }
+    agent_leave(leave);
     agent_job_send(job, AGENT_FINISHED, agent_json_pids("pids", pids));
 }
 
@@ -124,7 +138,9 @@ void agent_job_freeze(struct agent_job *job, struct json_object *request)
     } while (got == AGENT_JOB_SIGNAL || got == AGENT_JOB_TIMEOUT);
 
     if (got == AGENT_JOB_FRAME && frame.type == AGENT_FINISH) {
-        finish(job, f, signal_fd);
+        g_autoptr(GPtrArray) leave = read_finish(&frame);
+
+        finish(job, f, signal_fd, leave);
         return;
     }
     agent_freeze_thaw(f);

@@ -208,6 +208,8 @@ static bool map(AgentProc *p, const struct fmt_vma *vma, GError **error)
     int64_t at;
     int fd = -1;
 
+    if (agent_ipc_is_segment(p->r, vma))
+        return agent_ipc_attach(p, vma, error) && advise(p, vma, error);
     prot |= vma->flags & FMT_VMA_READ ? PROT_READ : 0;
     prot |= vma->flags & FMT_VMA_WRITE ? PROT_WRITE : 0;
     prot |= vma->flags & FMT_VMA_EXEC ? PROT_EXEC : 0;

@@ -182,6 +182,7 @@ void agent_restore_free(AgentRestore *r)
         g_hash_table_unref(r->files);
     for (guint i = 0; i < r->undo->len; i++)
         g_bytes_unref(g_array_index(r->undo, struct agent_undo, i).before);
+    agent_ipc_free(r->ipc);
     g_array_unref(r->undo);
     g_ptr_array_unref(r->created);
     g_array_unref(r->fds);

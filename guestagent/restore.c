@@ -22,16 +22,15 @@
  *   exe     after the mappings, before descriptors go to their places (it needs one of ours)
  *   posix_timer, signal
  *           timers and actions before pending signals
- *   seccomp before cred, see there
  *   limit   after all that a limit could stop; of threads the leader comes last
  *   cred    after all that needs privileges in the thread or the same owner as ours; clears
  *           dumpable and pdeath_signal
  */
 static const struct agent_aspect *const aspects[] = {
-    &agent_aspect_vdso,  &agent_aspect_mm,          &agent_aspect_exe,    &agent_aspect_fs,
-    &agent_aspect_fd,    &agent_aspect_posix_timer, &agent_aspect_signal, &agent_aspect_thread,
-    &agent_aspect_sched, &agent_aspect_timer,       &agent_aspect_limit,  &agent_aspect_seccomp,
-    &agent_aspect_cred,  &agent_aspect_after_cred,  &agent_aspect_regs,
+    &agent_aspect_vdso,       &agent_aspect_mm,          &agent_aspect_exe,    &agent_aspect_fs,
+    &agent_aspect_fd,         &agent_aspect_posix_timer, &agent_aspect_signal, &agent_aspect_thread,
+    &agent_aspect_sched,      &agent_aspect_timer,       &agent_aspect_limit,  &agent_aspect_cred,
+    &agent_aspect_after_cred, &agent_aspect_regs,
 };
 
 bool agent_fail(GError **error, const char *format, ...)
@@ -70,6 +69,7 @@ AgentRestore *agent_restore_plan(FmtImage *meta, const struct agent_restore_opti
     agent_process_plan(r);
     agent_files_plan(r);
     agent_shm_plan(r);
+    agent_ipc_plan(r);
     agent_time_plan(r);
     agent_restart_plan(r);
     for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
@@ -102,7 +102,7 @@ bool agent_restore_build(AgentRestore *r, GError **error)
     // All descriptors before the first process, which inherits them.
     if (!agent_files_open(r, error) || !agent_shm_open(r, error) ||
         !agent_files_stage(r, AGENT_FILE_CONNECT, error) || !agent_process_tree(r, error) ||
-        !agent_process_groups(r, error))
+        !agent_process_groups(r, error) || !agent_ipc_make(r, error))
         return false;
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
@@ -169,7 +169,7 @@ static bool settle(AgentProc *p, GError **error)
 
     for (guint i = p->tasks->len; i-- > 0;) {
         AgentTask *t = g_ptr_array_index(p->tasks, i);
-        const bool armed = agent_is_restarted(t);
+        const bool armed = t->rec->restart != FMT_RESTART_NONE;
 
         if (armed && !agent_restart_arm(t, &rax[i], error))
             return false;
@@ -183,7 +183,7 @@ static bool settle(AgentProc *p, GError **error)
     for (guint i = 0; i < p->tasks->len; i++) {
         AgentTask *t = g_ptr_array_index(p->tasks, i);
 
-        if (!agent_regs_set(t, agent_is_restarted(t) ? &rax[i] : NULL, error))
+        if (!agent_regs_set(t, t->rec->restart != FMT_RESTART_NONE ? &rax[i] : NULL, error))
             return false;
     }
     return true;
@@ -194,6 +194,8 @@ bool agent_restore_finish(AgentRestore *r, GError **error)
     if (!agent_inodes_finish(r, error))
         return false;
     agent_pipes_finish(r);
+    if (!agent_ipc_fill(r, error) || !agent_mqueue_finish(r, error))
+        return false;
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
 
@@ -262,6 +264,8 @@ void agent_restore_abort(AgentRestore *r)
     if (!r)
         return;
     agent_process_kill(r);
+    agent_ipc_undo(r);
+    agent_mqueue_undo(r);
     agent_contents_undo(r);
     agent_inodes_undo(r);
     close_all(r);

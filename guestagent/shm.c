@@ -16,8 +16,6 @@ void agent_shm_plan(AgentRestore *r)
     const struct fmt_shm *shm;
 
     for (size_t i = 0; FMT_NEXT(r->img, SHM, i, shm); i++) {
-        if (shm->kind > FMT_SHM_MEMFD)
-            agent_refuse(r, "sysv-shm", 0, -1, "System V shared memory is not supported");
         if (shm->flags & FMT_SHM_HUGETLB)
             agent_refuse(r, "hugetlb", 0, -1, "shared memory %s uses hugetlb pages",
                          shm->name ? shm->name : "");
@@ -79,7 +77,11 @@ int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error)
         agent_fail(error, "the image has no shared memory %" G_GUINT64_FORMAT, objref);
         return -1;
     }
-    const int fd = agent_fd_up(r, shm->kind == FMT_SHM_MEMFD ? memfd(shm) : anonymous(shm), error);
+    const int fd = agent_fd_up(r,
+                               shm->kind == FMT_SHM_MEMFD  ? memfd(shm)
+                               : shm->kind == FMT_SHM_SYSV ? agent_ipc_shm_open(r, objref)
+                                                           : anonymous(shm),
+                               error);
 
     if (fd < 0) {
         g_prefix_error(error, "shared memory: ");
@@ -94,7 +96,8 @@ bool agent_shm_open(AgentRestore *r, GError **error)
     const struct fmt_shm *shm;
 
     for (size_t i = 0; FMT_NEXT(r->img, SHM, i, shm); i++) {
-        if (agent_shm_fd(r, shm->rec.objref, error) < 0)
+        // Segments are made with the processes there (ipc.c).
+        if (shm->kind != FMT_SHM_SYSV && agent_shm_fd(r, shm->rec.objref, error) < 0)
             return false;
     }
     return true;

@@ -152,7 +152,8 @@ static void lift_limit(const AgentProc *p)
 static bool finish(AgentProc *p, GError **error)
 {
     lift_limit(p);
-    return set_actions(p, error) && drain(&agent_leader(p)->tracee, error) &&
+    return set_actions(p, error) &&
+           drain(&agent_leader(p)->tracee, error) &&
            queue(agent_leader(p), p->rec->rec.objref, true, error);
 }
 

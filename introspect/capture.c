@@ -7,6 +7,7 @@
 #include "formats/cpu_features.h"
 #include "introspect/clock.h"
 #include "introspect/context.h"
+#include "introspect/ipc.h"
 #include "introspect/mm.h"
 #include "introspect/pages.h"
 #include "introspect/process.h"
@@ -188,7 +189,8 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
         if (!intro_proc(c, g_array_index(tree, struct gva, i), error))
             return false;
     c->pid = c->opt->pid;
-    return intro_mm_check_peers(c, error) && intro_pipe_check_peers(c, error) &&
+    return intro_ipc(c, error) && intro_mqueue_check_peers(c, error) &&
+           intro_mm_check_peers(c, error) && intro_pipe_check_peers(c, error) &&
            intro_shm_check_peers(c, error);
 }
 

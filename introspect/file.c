@@ -2,6 +2,7 @@
 // Open files (struct file): of what kind, where in it, and what cannot go along.
 #include "introspect/file.h"
 
+#include "introspect/ipc.h"
 #include "introspect/reader.h"
 
 #include <string.h>
@@ -89,6 +90,12 @@ static bool record_shm(struct intro_opened *o, GError **error)
     return (o->rec->object = intro_shm(o->c, o->inode, error)) != 0;
 }
 
+static bool record_mqueue(struct intro_opened *o, GError **error)
+{
+    o->rec->path = g_strdup(o->name);
+    return (o->rec->object = intro_mqueue(o->c, o->inode, o->name, o->rec->deleted, error)) != 0;
+}
+
 // Listed for people only.
 static bool record_name(struct intro_opened *o, GError **error)
 {
@@ -129,7 +136,7 @@ static const struct file_kind {
     {0, "sockfs", NULL, REFUSED, "socket", "a socket"},
     {0, "pidfs", NULL, REFUSED, "pidfd", "a pidfd"},
     {0, "nsfs", NULL, REFUSED, "namespace", "a namespace"},
-    {0, "mqueue", NULL, REFUSED, "message-queue", "a POSIX message queue"},
+    {S_IFREG, "mqueue", NULL, FMT_FILE_MQUEUE, record_mqueue, NULL, NULL},
     {0, "hugetlbfs", NULL, REFUSED, "hugetlb", "memory of huge pages"},
     {0, "secretmem", NULL, REFUSED, "secret-memory", "secret memory"},
     {0, "dmabuf", NULL, REFUSED, "device", "a buffer of a device"},
@@ -305,7 +312,10 @@ static bool read_file(struct intro_opened *o, GError **error)
         return false;
 
     g_autofree char *fstype = fstype_of(o, error);
-    g_autofree char *name = fstype ? name_of(o->c, where, &deleted, error) : NULL;
+    const bool mqueue = fstype && strcmp(fstype, "mqueue") == 0 && S_ISREG(o->mode);
+    g_autofree char *name = !fstype  ? NULL
+                            : mqueue ? intro_mqueue_name(o->c, where.dentry, &deleted, error)
+                                     : name_of(o->c, where, &deleted, error);
     if (!name)
         return false;
     o->fstype = fstype;

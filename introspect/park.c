@@ -79,8 +79,6 @@ static bool chain_has_any(const struct intro_chain *chain, const char *const *na
 }
 #define CHAIN_HAS_ANY(chain, names) chain_has_any(chain, names, G_N_ELEMENTS(names))
 
-static const uint8_t syscall_insn[] = {0x0f, 0x05};
-
 struct park {
     struct intro_ctx *c;
     struct gva task, mm;
@@ -233,28 +231,6 @@ static bool abort_rseq(struct park *p, GError **error)
     return true;
 }
 
-// Semaphores and message queues of System V stay behind: whoever is in a call for one, or about to
-// enter it (as our agent leaves those that it has interrupted), would find none.
-static bool check_ipc(struct park *p, GError **error)
-{
-    uint64_t nr = (uint64_t)p->rec->syscall;
-    uint8_t code[sizeof(syscall_insn)];
-    struct gva pgd;
-
-    if (intro_syscall_uses_ipc(p->rec->rax)) {
-        if (!intro_get_ptr(p->c->k, p->mm, M_mm_pgd, &pgd, error))
-            return false;
-        if (intro_read_user(p->c->k, pgd, GVA(p->rec->rip), code, sizeof(code), NULL) &&
-            memcmp(code, syscall_insn, sizeof(code)) == 0)
-            nr = p->rec->rax;
-    }
-    if (intro_syscall_uses_ipc(nr))
-        intro_refuse(p->c, "sysv-ipc",
-                     "thread %" G_GUINT64_FORMAT " is in %s, for an object of System V IPC",
-                     p->rec->tid, intro_syscall_name(nr));
-    return true;
-}
-
 // The signal mask that holds once the call is over: sigsuspend, ppoll and the like keep it aside
 // while they wait, sigtimedwait in another place. sigsuspend says so (restore_sigmask) only when it
 // has been woken.
@@ -335,5 +311,5 @@ bool intro_park(struct intro_ctx *c, struct gva task, struct gva mm, struct fmt_
 
     rec->syscall = -1;
     return find_place(&p, error) && check_vdso(&p, error) && read_mask(&p, error) &&
-           abort_rseq(&p, error) && check_ipc(&p, error);
+           abort_rseq(&p, error);
 }

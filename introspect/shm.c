@@ -24,7 +24,7 @@ static const struct {
 } kinds[] = {
     {"dev/zero", FMT_SHM_ANON, NULL, NULL},
     {"memfd:", FMT_SHM_MEMFD, NULL, NULL},
-    {"SYSV", FMT_SHM_SYSV, "sysv-shm", "a System V shared memory segment"},
+    {"SYSV", FMT_SHM_SYSV, NULL, NULL}, // intro_ipc() has more to say of it
     {"", FMT_SHM_ANON, "kernel-memory", "memory of a driver"},
 };
 

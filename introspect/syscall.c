@@ -31,7 +31,7 @@
 // include/linux/errno.h: what system calls return inside of the kernel when they were interrupted.
 enum { ERESTARTSYS = 512, ERESTARTNOINTR = 513, ERESTARTNOHAND = 514, ERESTART_RESTARTBLOCK = 516 };
 
-enum class { QUICK, WAIT, RECV, WRITE, IPC };
+enum class { QUICK, WAIT, RECV, WRITE };
 enum timeout {
     T_NONE,
     T_SLEEP,
@@ -75,13 +75,6 @@ bool intro_syscall_writes(uint64_t nr)
     return call && call->class == WRITE;
 }
 
-bool intro_syscall_uses_ipc(uint64_t nr)
-{
-    const struct call *call = find_call(nr);
-
-    return call && call->class == IPC;
-}
-
 static uint64_t argument(const struct intro_regs *regs, int i)
 {
     const uint64_t args[] = {regs->di, regs->si, regs->dx, regs->r10, regs->r8, regs->r9};
@@ -93,7 +86,6 @@ static bool may_be_half_done(const struct call *call, const struct intro_regs *r
 {
     switch (call->class) {
     case WAIT:
-    case IPC:
         return false;
     case RECV:
         return argument(regs, call->argument) & WAITALL;
@@ -366,7 +358,7 @@ bool intro_syscall_finish(struct intro_ctx *c, struct gva task, struct gva mm,
     // decides.
     if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND)
         return true;
-    if (frozen && result == -EINTR && e.call && (e.call->class == WAIT || e.call->class == IPC))
+    if (frozen && result == -EINTR && e.call && e.call->class == WAIT)
         rec->rax = (uint64_t)-ERESTARTNOHAND;
     else
         rec->orig_rax = UINT64_MAX; // finished: there is nothing to restart any more

@@ -12,9 +12,6 @@ const char *intro_syscall_name(uint64_t nr);
 // Whether the call is one that writes: it is whole only where its file takes it in one step.
 bool intro_syscall_writes(uint64_t nr);
 
-// Whether the call waits for a semaphore or message queue of System V.
-bool intro_syscall_uses_ipc(uint64_t nr);
-
 // The thread sleeps interruptibly in the call regs->orig_ax. Fills in rec (registers already read)
 // how it goes on. BUSY where the call may have done part of its work.
 bool intro_syscall_reenter(struct intro_ctx *c, struct gva task, struct gva mm,

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include "introspect/cred.h"
+#include "introspect/ipc.h"
 #include "introspect/park.h"
 #include "introspect/signal.h"
 #include "introspect/task.h"
@@ -22,6 +23,7 @@ static const struct {
     const char *kind, *text;
 } refused[] = {
     {M_task_io_uring, "io_uring", "uses io_uring"},
+    {M_task_seccomp_mode, "seccomp", "runs under seccomp"},
     {M_task_perf_event_ctxp, "perf", "has performance events (perf_event_open)"},
     {M_task_pi_blocked_on, "pi-futex", "waits for a priority-inheriting futex"},
     {M_thread_io_bitmap, "ioperm", "has access to I/O ports (ioperm)"},
@@ -43,17 +45,6 @@ static const struct {
      "its speculation controls (PR_SET_SPECULATION_CTRL) do not go along"},
 };
 
-// Every thread of a program with threads has the list; what is to be undone is in it.
-static bool has_undo(IntroReader *r, struct gva task)
-{
-    struct gva list = GVA(rd_opt(r, task, M_task_sem_undo, 0));
-
-    if (!list.addr || !intro_has(r->k, M_sem_undo_proc))
-        return false;
-    struct gva head = intro_member_addr(r->k, list, M_sem_undo_proc);
-    return rd_u64_at(r, head) != head.addr;
-}
-
 static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
@@ -70,8 +61,6 @@ static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
     for (size_t i = 0; i < G_N_ELEMENTS(lost); i++)
         if (rd_opt(&r, task, lost[i].member, 0) & lost[i].bits)
             intro_note(c, FMT_NOTE_LOSS, lost[i].kind, "%s", lost[i].text);
-    if (has_undo(&r, task))
-        intro_refuse(c, "sysv-ipc", "has changes of System V semaphores to be undone (SEM_UNDO)");
 
     struct gva tls = intro_member_addr(c->k, task, M_thread_tls_array);
     for (unsigned i = 0; i < N_TLS_ENTRIES; i++)
@@ -142,6 +131,7 @@ static void read_attributes(IntroReader *r, struct intro_ctx *c, struct gva task
     rd_bytes(r, task, M_task_comm, comm, 16);
     rec->comm = g_utf8_make_valid(comm, -1);
     rec->no_new_privs = rd(r, task, M_task_atomic_flags) >> PFA_NO_NEW_PRIVS & 1;
+    rec->seccomp = rd_opt(r, task, M_task_seccomp_mode, 0);
     rec->personality = rd(r, task, M_task_personality);
     rec->pdeath_signal = rd(r, task, M_task_pdeath_signal);
     read_scheduling(r, task, rec);
@@ -173,7 +163,7 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
     rec->proc = proc->rec.objref;
     read_attributes(&r, c, task, rec);
     if (!rd_done(&r, error) || !check_refused(c, task, error) || !check_tracer(c, task, error) ||
-        !read_tables(c, task, rec, error) || !intro_seccomp(c, task, rec, error) ||
+        !intro_sem_undo(c, task, rec, error) || !read_tables(c, task, rec, error) ||
         !intro_sigpending(c, intro_member_addr(c->k, task, M_task_pending), rec->rec.objref, error))
         return false;
     if (!intro_park(c, task, mm, rec, &busy)) {
