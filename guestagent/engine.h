@@ -29,11 +29,13 @@ struct AgentProc {
     GPtrArray *tasks;        // of AgentTask, the leader first; owned
     GPtrArray *vmas;         // of struct fmt_vma, by address; borrowed
     struct agent_site site;
-    uint64_t sid, pgid;   // in the image's numbering; what they can be here
-    uint64_t park;        // start of the range that holds vdso and scratch until the end
-    uint64_t vdso;        // where the running kernel's vdso is in this process now
-    GByteArray *old_vdso; // the captured one, as its pages come in
-    int mem;              // /proc/PID/mem, -1 for none
+    uint64_t sid, pgid;      // in the image's numbering; what they can be here
+    uint64_t park;           // start of the range that holds vdso and scratch until the end
+    bool ia32, stub;         // it is a 32-bit address space; it executed a stub (stub.c)
+    struct agent_vdso *here; // the running kernel's, as the process got it; owned
+    uint64_t vdso;           // where that is in this process now
+    GByteArray *old_vdso;    // the captured one, as its pages come in
+    int mem;                 // /proc/PID/mem, -1 for none
 };
 
 // One open file description of the image, held open by the agent until the processes have it.
@@ -57,6 +59,7 @@ struct AgentRestore {
     struct agent_site own_site;  // where children of the agent can be driven before they have
                                  // memory of their own
     void *own_scratch;
+    int stub[2];            // programs of 64 and 32 bits that the processes execute
     bool timens;            // the processes are in a time namespace of their own
     int64_t mono_offset_ns; // what it adds to the clocks of the initial one
     int64_t boot_offset_ns;
@@ -103,7 +106,7 @@ struct agent_aspect {
 extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspect_fd,
     agent_aspect_fs, agent_aspect_cred, agent_aspect_signal, agent_aspect_thread,
     agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
-    agent_aspect_after_cred, agent_aspect_posix_timer;
+    agent_aspect_after_cred, agent_aspect_posix_timer, agent_aspect_segments, agent_aspect_ia32;
 
 // What a kind of file does after all files have been opened, for those that refer to others.
 enum agent_file_stage {
@@ -226,17 +229,33 @@ bool agent_contents_compare(AgentRestore *r, int fd, const char *path, uint64_t 
                             const void *data, uint64_t size, GError **error);
 void agent_contents_undo(AgentRestore *r);
 
+// stub.c
+void agent_stub_plan(AgentRestore *r);
+bool agent_stub_open(AgentRestore *r, GError **error);
+// For a process that was just cloned from its parent, or from the agent: gives it the kind of
+// address space that the image has, and a site in that.
+bool agent_stub_enter(AgentProc *p, GError **error);
+uint64_t agent_stub_end(void); // where its memory ends in a process that has executed one
+extern const uint8_t agent_entry_code[4]; // syscall; int $0x80
+#define AGENT_IA32_END     0xffffe000ull  // of the addresses of a 32-bit program
+#define AGENT_IA32_3GB_END 0xc0000000ull  // with ADDR_LIMIT_3GB
+
+// ia32.c: whether the process needs calls of i386 to be what it is, though it need not be a 32-bit
+// program.
+bool agent_ia32_calls(const AgentProc *p);
+
 // vdso.c
 struct agent_vdso {
     uint64_t vvar, vdso, end; // running kernel's: [vvar, vdso) data, [vdso, end) code
     GArray *parts;            // of struct agent_range: its mappings, by address
-    uint64_t syscall_offset;  // of a `syscall` instruction, from vdso
+    uint8_t *code;            // contents of [vdso, end)
+    uint64_t syscall_offset;  // of a `syscall` instruction, from vdso; `int $0x80` of ia32
 };
 struct agent_range {
     uint64_t start, end;
 };
-struct agent_vdso *agent_vdso_here(GError **error); // of this process
-void agent_vdso_free(struct agent_vdso *vdso);      // NULL-safe
+struct agent_vdso *agent_vdso_of(pid_t pid, bool ia32, GError **error);
+void agent_vdso_free(struct agent_vdso *vdso); // NULL-safe
 #define AGENT_SCRATCH_BYTES (64 * 1024)
 
 // timer.c

@@ -56,7 +56,7 @@ static bool build(AgentProc *p, GError **error)
     };
     uint64_t at;
 
-    if (is_own((int)map.exe_fd))
+    if (!p->stub && is_own((int)map.exe_fd))
         map.exe_fd = ~0u;
     if (auxv_bytes > 0) {
         if (!agent_remote_put(t, sizeof map, auxv, auxv_bytes, &at, error))

@@ -3,6 +3,7 @@
 #include "guestagent/freeze.h"
 
 #include <errno.h>
+#include <linux/audit.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -49,6 +50,7 @@ struct AgentFreeze {
 };
 
 #define SYSCALL_BYTES  2 // 0f 05
+#define IA32_GETRANDOM 355
 #define VDSO_MAX_STEPS 10000
 
 // Calls that end with EINTR though no handler ran, without having done anything.
@@ -60,6 +62,15 @@ static const int eintr_calls[] = {
     SYS_sendmsg,         SYS_sendmmsg,       SYS_futex,         SYS_futex_waitv, SYS_mq_timedsend,
     SYS_mq_timedreceive, SYS_io_uring_enter, SYS_flock,         SYS_fcntl,       SYS_connect,
     SYS_fallocate,
+};
+
+// Those of i386, by the order of their numbers (arch/x86/entry/syscalls/syscall_32.tbl).
+static const int ia32_eintr_calls[] =
+    {
+        3,   4,   55,  102, 117, 143, 145, 146, 177, 221, 240, 247, 256,
+        279, 280, 319, 337, 345, 364, 369, 370, 371, 372, 385, 400, 401,
+        416, 417, 418, 419, 420, 421, 422, 426, 441, 449, // read, write, fcntl, socketcall, ipc,
+                                                          // flock, readv, ...
 };
 
 AgentFreeze *agent_freeze_new(pid_t root)
@@ -235,10 +246,22 @@ static bool handler_waits(pid_t tid)
            (status.sig_pending & ~status.sig_blocked & status.sig_caught) != 0;
 }
 
-static bool is_eintr_call(uint64_t nr)
+// Whether the call that the thread is in, or has just left, is one of i386.
+static bool is_ia32_call(pid_t tid)
 {
-    for (size_t i = 0; i < G_N_ELEMENTS(eintr_calls); i++) {
-        if (nr == (uint64_t)eintr_calls[i])
+    struct __ptrace_syscall_info info = {0};
+
+    return ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof info, &info) > 0 &&
+           info.arch == AUDIT_ARCH_I386;
+}
+
+static bool is_eintr_call(uint64_t nr, bool ia32)
+{
+    const int *calls = ia32 ? ia32_eintr_calls : eintr_calls;
+    const size_t n = ia32 ? G_N_ELEMENTS(ia32_eintr_calls) : G_N_ELEMENTS(eintr_calls);
+
+    for (size_t i = 0; i < n; i++) {
+        if (nr == (uint64_t)calls[i])
             return true;
     }
     return false;
@@ -262,23 +285,25 @@ static bool is_endless(pid_t tid, uint64_t fd)
 
 // Has it got a part of what it asked an endless source for? Of vectors the sum is not worth to be
 // known: the whole read again is as good.
-static bool is_short_read(pid_t tid, const struct user_regs_struct *regs)
+static bool is_short_read(pid_t tid, const struct user_regs_struct *regs, bool ia32)
 {
+    static const struct {
+        int nr, ia32_nr;
+        bool vectors;
+    } reads[] = {
+        {SYS_read, 3, false},    {SYS_pread64, 180, false}, {SYS_readv, 145, true},
+        {SYS_preadv, 333, true}, {SYS_preadv2, 378, true},
+    };
+    const uint64_t first = ia32 ? regs->rbx : regs->rdi, second = ia32 ? regs->rcx : regs->rsi;
+
     if ((long)regs->rax <= 0)
         return false;
-    switch (regs->orig_rax) {
-    case SYS_getrandom:
-        return regs->rax < regs->rsi;
-    case SYS_read:
-    case SYS_pread64:
-        return regs->rax < regs->rdx && is_endless(tid, regs->rdi);
-    case SYS_readv:
-    case SYS_preadv:
-    case SYS_preadv2:
-        return is_endless(tid, regs->rdi);
-    default:
-        return false;
-    }
+    if (regs->orig_rax == (ia32 ? IA32_GETRANDOM : SYS_getrandom))
+        return regs->rax < second;
+    for (size_t i = 0; i < G_N_ELEMENTS(reads); i++)
+        if (regs->orig_rax == (uint64_t)(ia32 ? reads[i].ia32_nr : reads[i].nr))
+            return (reads[i].vectors || regs->rax < regs->rdx) && is_endless(tid, first);
+    return false;
 }
 
 static void wind_back(struct thread *t)
@@ -289,10 +314,12 @@ static void wind_back(struct thread *t)
     if (t->seen)
         return;
     t->seen = true;
-    if (ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0 || regs.cs != 0x33 || handler_waits(t->tid))
+    if (ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0 || handler_waits(t->tid))
         return;
-    ended = (long)regs.rax == -EINTR && is_eintr_call(regs.orig_rax);
-    if (!ended && !is_short_read(t->tid, &regs))
+    const bool ia32 = is_ia32_call(t->tid);
+
+    ended = (long)regs.rax == -EINTR && is_eintr_call(regs.orig_rax, ia32);
+    if (!ended && !is_short_read(t->tid, &regs, ia32))
         return;
     regs.rax = regs.orig_rax;
     regs.orig_rax = (unsigned long)-1;
@@ -315,6 +342,42 @@ static void wind_on(struct thread *t)
 }
 
 /*
+ * All system calls of a 32-bit program are made in its vdso, which does not end before the call
+ * does. Around the entry it is the same everywhere:
+ *
+ *   push %ecx; push %edx; push %ebp; mov %esp,%ebp; sysenter; int $0x80; pop ...
+ *
+ * A thread at the `int $0x80` or right behind it may stay; one on its way there is taken back to
+ * the start.
+ */
+static bool at_ia32_entry(pid_t tid, uint64_t start, uint64_t end)
+{
+    static const uint8_t prologue[] = {0x51, 0x52, 0x55, 0x89, 0xe5}, int80[] = {0xcd, 0x80};
+    struct user_regs_struct regs;
+    uint8_t code[16];
+
+    if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0 || regs.rip < start || regs.rip >= end ||
+        !procfs_read_memory(tid, regs.rip - 8, code, sizeof code))
+        return false;
+    const uint8_t *at = code + 8;
+
+    if (memcmp(at, int80, 2) == 0 || memcmp(at - 2, int80, 2) == 0)
+        return true;
+    for (unsigned n = 1; n <= sizeof prologue; n += n == 3 ? 2 : 1) {
+        uint32_t bp;
+
+        if (memcmp(at - n, prologue, sizeof prologue) != 0)
+            continue;
+        if (n == sizeof prologue && procfs_read_memory(tid, regs.rsp, &bp, sizeof bp))
+            regs.rbp = bp;
+        regs.rsp += 4 * MIN(n, 3);
+        regs.rip -= n;
+        return ptrace(PTRACE_SETREGS, tid, NULL, &regs) == 0;
+    }
+    return false;
+}
+
+/*
  * A thread within the vdso goes on in another kernel's only if that is the same build: better not
  * to stop it there. The code is short and waits for nothing, so the thread is stepped out of it.
  * Its stop is then one of another kind: it is asked for the usual one, before it runs another
@@ -326,7 +389,7 @@ static void step_out_of_vdso(struct thread *t)
     uint64_t start, end;
     int status, n = 0;
 
-    if (!procfs_find_vdso(t->pid, &start, &end))
+    if (!procfs_find_vdso(t->pid, &start, &end) || at_ia32_entry(t->tid, start, end))
         return;
     while (n < VDSO_MAX_STEPS && ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) == 0 &&
            regs.rip >= start && regs.rip < end) {

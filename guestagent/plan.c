@@ -70,6 +70,7 @@ static void proc_free(void *data)
 
     g_ptr_array_unref(p->tasks);
     g_ptr_array_unref(p->vmas);
+    agent_vdso_free(p->here);
     if (p->old_vdso)
         g_byte_array_unref(p->old_vdso);
     g_free(p);

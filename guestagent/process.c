@@ -229,9 +229,9 @@ static bool clone_process(AgentProc *p, const struct agent_tracee *parent, GErro
         g_prefix_error(error, "process %d: ", tid);
         return false;
     }
-    p->site = p->r->own_site;
+    p->site = *parent->site;
     leader->tracee.site = &p->site;
-    return true;
+    return agent_stub_enter(p, error);
 }
 
 static bool clone_children(AgentProc *parent, bool own_session, GError **error)
@@ -274,7 +274,7 @@ static bool end_helper(AgentRestore *r, const struct agent_tracee *helper, GErro
 
 bool agent_process_tree(AgentRestore *r, GError **error)
 {
-    struct agent_vdso *here = agent_vdso_here(error);
+    struct agent_vdso *here = agent_vdso_of(getpid(), false, error);
 
     if (!here)
         return false;
@@ -288,7 +288,7 @@ bool agent_process_tree(AgentRestore *r, GError **error)
         r->own_scratch = NULL;
         return agent_fail_errno(error, "mmap");
     }
-    if (!start_helper(r, error))
+    if (!agent_stub_open(r, error) || !start_helper(r, error))
         return false;
 
     struct agent_tracee helper = {r->helper, &r->own_site};

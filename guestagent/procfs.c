@@ -2,10 +2,12 @@
 // Reading /proc.
 #include "guestagent/procfs.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define PF_KTHREAD 0x00200000u // include/linux/sched.h
 
@@ -100,4 +102,15 @@ bool procfs_find_vdso(pid_t pid, uint64_t *ret_start, uint64_t *ret_end)
     while (at && at > maps && at[-1] != '\n')
         at--;
     return at && sscanf(at, "%" SCNx64 "-%" SCNx64, ret_start, ret_end) == 2;
+}
+
+bool procfs_read_memory(pid_t pid, uint64_t addr, void *ret, size_t len)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/mem", pid);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t n = fd < 0 ? -1 : pread(fd, ret, len, (off_t)addr);
+
+    if (fd >= 0)
+        close(fd);
+    return n == (ssize_t)len;
 }

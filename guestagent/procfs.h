@@ -22,5 +22,8 @@ void procfs_append_children(pid_t pid, pid_t tid, GArray *ret);
 // The kernel function in which a thread sleeps, or NULL. Owned by the caller.
 char *procfs_describe_wait(pid_t tid);
 
+// Reads memory of a process, whatever its protection.
+bool procfs_read_memory(pid_t pid, uint64_t addr, void *ret, size_t len);
+
 // Where the process has its vdso; false where it has none.
 bool procfs_find_vdso(pid_t pid, uint64_t *ret_start, uint64_t *ret_end);

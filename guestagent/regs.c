@@ -22,6 +22,9 @@
 
 #define MAX_XSAVE_BYTES (64 * 1024)
 
+#define USER_CS   0x33
+#define USER32_CS 0x23
+
 static uint64_t here_xcr0(void)
 {
     uint32_t low, high;
@@ -77,6 +80,12 @@ static void plan_xsave(AgentRestore *r, const AgentProc *p, const AgentTask *t)
     }
 }
 
+// Of the kernel's segments or of the program's own.
+static bool is_user_code(uint64_t cs)
+{
+    return cs == USER_CS || cs == USER32_CS || (cs & 7) == 7;
+}
+
 static void plan(AgentRestore *r)
 {
     for (guint i = 0; i < r->procs->len; i++) {
@@ -86,9 +95,11 @@ static void plan(AgentRestore *r)
             const AgentTask *t = g_ptr_array_index(p->tasks, j);
 
             plan_xsave(r, p, t);
-            if (p->rec->state != FMT_PROC_ZOMBIE && t->rec->cs != 0x33)
-                agent_refuse(r, "32-bit", p->rec->pid, -1,
-                             "thread %" G_GUINT64_FORMAT " runs 32-bit code", t->rec->tid);
+            if (p->rec->state != FMT_PROC_ZOMBIE && !is_user_code(t->rec->cs))
+                agent_refuse(r, "registers", p->rec->pid, -1,
+                             "thread %" G_GUINT64_FORMAT
+                             " has the code segment %#" G_GINT64_MODIFIER "x, which no program has",
+                             t->rec->tid, t->rec->cs);
         }
     }
 }
@@ -175,14 +186,14 @@ bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error)
         .fs = rec->fs_sel,
         .gs = rec->gs_sel,
     };
-    struct iovec iov = {&regs, sizeof regs};
 
     // Only what came from a system call is looked at for a restart.
     if (restarted && rec->orig_rax == -1ull)
         regs.orig_rax = (uint64_t)MAX(rec->syscall, 0);
     if (!set_vectors(t, error))
         return false;
-    if (ptrace(PTRACE_SETREGSET, t->tracee.tid, NT_PRSTATUS, &iov) < 0)
+    // Not the register set: its form is that of the code that the thread runs.
+    if (ptrace(PTRACE_SETREGS, t->tracee.tid, NULL, &regs) < 0)
         return agent_fail_errno(error, "thread %d: registers", t->tracee.tid);
     // The mask goes last: until now nothing could be delivered.
     if (ptrace(PTRACE_SETSIGMASK, t->tracee.tid, sizeof rec->blocked, &rec->blocked) < 0)

@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include "guestagent/ia32.h"
 #include "guestagent/restore.h"
 
 // Selectors of 64-bit user code and data on x86 Linux, and IF with the reserved bit of eflags.
@@ -93,24 +94,33 @@ static bool resume_until(pid_t tid, int request, int want, int *ret_stop, GError
     }
 }
 
-static bool enter(const struct agent_tracee *t, long nr, const uint64_t args[6], GError **error)
+// A call, of x86-64 or of i386. The latter work from 64-bit code as well.
+struct call {
+    long nr;
+    const uint64_t *args; // six
+    bool ia32;
+};
+
+static bool enter(const struct agent_tracee *t, const struct call *call, GError **error)
 {
+    const uint64_t *args = call->args;
     struct user_regs_struct regs = {
-        .rip = t->site->syscall_ip,
+        .rip = call->ia32 ? t->site->int80_ip : t->site->syscall_ip,
         .rsp = t->site->scratch + t->site->scratch_bytes,
-        .rax = nr,
+        .rax = call->nr,
         .orig_rax = -1ull, // no call is pending: nothing to restart
-        .rdi = args[0],
-        .rsi = args[1],
-        .rdx = args[2],
-        .r10 = args[3],
-        .r8 = args[4],
-        .r9 = args[5],
         .cs = USER_CS,
         .ss = USER_DS,
         .eflags = USER_EFLAGS,
     };
 
+    if (call->ia32) {
+        regs.rbx = args[0], regs.rcx = args[1], regs.rdx = args[2];
+        regs.rsi = args[3], regs.rdi = args[4], regs.rbp = args[5];
+    } else {
+        regs.rdi = args[0], regs.rsi = args[1], regs.rdx = args[2];
+        regs.r10 = args[3], regs.r8 = args[4], regs.r9 = args[5];
+    }
     if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0)
         return ptrace_failed(t->tid, "PTRACE_SETREGS", error);
     return resume_until(t->tid, PTRACE_SYSCALL, SYSCALL_STOP, NULL, error);
@@ -126,19 +136,19 @@ static bool result(const struct agent_tracee *t, int64_t *ret, GError **error)
     return true;
 }
 
-bool agent_remote_raw(const struct agent_tracee *t, long nr, const uint64_t args[6], int64_t *ret,
-                      GError **error)
+static bool perform(const struct agent_tracee *t, const struct call *call, int64_t *ret,
+                    GError **error)
 {
-    return enter(t, nr, args, error) &&
+    return enter(t, call, error) &&
            resume_until(t->tid, PTRACE_SYSCALL, SYSCALL_STOP, NULL, error) && result(t, ret, error);
 }
 
-bool agent_remote_call(const struct agent_tracee *t, const char *what, long nr,
-                       const uint64_t args[6], int64_t *ret, GError **error)
+static bool demand(const struct agent_tracee *t, const char *what, const struct call *call,
+                   int64_t *ret, GError **error)
 {
     int64_t value;
 
-    if (!agent_remote_raw(t, nr, args, &value, error))
+    if (!perform(t, call, &value, error))
         return false;
     if (value < 0 && value > -4096) {
         g_set_error(error, AGENT_ERROR, AGENT_ERROR_FAILED, "thread %d: %s: %s", t->tid, what,
@@ -148,6 +158,24 @@ bool agent_remote_call(const struct agent_tracee *t, const char *what, long nr,
     if (ret)
         *ret = value;
     return true;
+}
+
+bool agent_remote_raw(const struct agent_tracee *t, long nr, const uint64_t args[6], int64_t *ret,
+                      GError **error)
+{
+    return perform(t, &(const struct call){nr, args, false}, ret, error);
+}
+
+bool agent_remote_call(const struct agent_tracee *t, const char *what, long nr,
+                       const uint64_t args[6], int64_t *ret, GError **error)
+{
+    return demand(t, what, &(const struct call){nr, args, false}, ret, error);
+}
+
+bool agent_remote_ia32_call(const struct agent_tracee *t, const char *what, long nr,
+                            const uint64_t args[6], int64_t *ret, GError **error)
+{
+    return demand(t, what, &(const struct call){nr, args, true}, ret, error);
 }
 
 bool agent_remote_clone(const struct agent_tracee *t, struct clone_args *args, const pid_t *set_tid,
@@ -170,7 +198,7 @@ bool agent_remote_clone(const struct agent_tracee *t, struct clone_args *args, c
 
     const uint64_t call[6] = {t->site->scratch, sizeof *args};
 
-    if (!enter(t, SYS_clone3, call, error) ||
+    if (!enter(t, &(const struct call){SYS_clone3, call, false}, error) ||
         !resume_until(t->tid, PTRACE_SYSCALL, SYSCALL_STOP, &stop, error))
         return false;
     if (stop != SYSCALL_STOP) {
@@ -241,10 +269,10 @@ bool agent_remote_write(const struct agent_tracee *t, uint64_t addr, const void 
     return copy(t, addr, (void *)data, len, true, error);
 }
 
-bool agent_remote_interrupted(const struct agent_tracee *t, long nr, const uint64_t args[6],
-                              int64_t *ret, GError **error)
+bool agent_remote_interrupted(const struct agent_tracee *t, bool ia32, long nr,
+                              const uint64_t args[6], int64_t *ret, GError **error)
 {
-    if (!enter(t, nr, args, error))
+    if (!enter(t, &(const struct call){nr, args, ia32}, error))
         return false;
     // Asked for before the call is entered, so that it finds a signal pending however early it
     // looks; there is no moment in which it could sleep.
@@ -271,5 +299,7 @@ bool agent_remote_settle(const struct agent_tracee *t, GError **error)
 
     // A call without effect: interrupted at its end, it leaves the thread where signals are looked
     // at.
-    return agent_remote_interrupted(t, SYS_getpid, none, &ret, error);
+    const bool ia32 = !t->site->syscall_ip;
+
+    return agent_remote_interrupted(t, ia32, ia32 ? IA32_GETPID : SYS_getpid, none, &ret, error);
 }

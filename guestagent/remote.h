@@ -13,9 +13,11 @@ struct clone_args;
 // Where an address space can be driven from. Shared by its threads, and changed when the vdso or
 // the scratch memory moves.
 struct agent_site {
-    uint64_t syscall_ip;    // address of a `syscall` instruction
+    uint64_t syscall_ip;    // address of a `syscall` instruction, 0 for none
+    uint64_t int80_ip;      // address of an `int $0x80` instruction, 0 for none
     uint64_t scratch;       // writable memory for arguments
     uint64_t scratch_bytes; // its size
+    uint64_t code_bytes;    // of instructions behind it that belong to the agent
 };
 
 // A thread that we trace (PTRACE_SEIZE) and that is stopped. No instruction of the program runs
@@ -48,6 +50,14 @@ bool agent_remote_call(const struct agent_tracee *t, const char *what, long nr,
 #define agent_remote(t, what, nr, ret, error, ...)                                                 \
     agent_remote_call(t, what, nr, (const uint64_t[6]){__VA_ARGS__}, ret, error)
 
+// A call of i386, for what only these do: nr and arguments are those of the i386 table. ret may be
+// NULL.
+bool agent_remote_ia32_call(const struct agent_tracee *t, const char *what, long nr,
+                            const uint64_t args[6], int64_t *ret, GError **error);
+
+#define agent_remote_ia32(t, what, nr, ret, error, ...)                                            \
+    agent_remote_ia32_call(t, what, nr, (const uint64_t[6]){__VA_ARGS__}, ret, error)
+
 // clone3 in the thread; the child is attached and stopped when this returns. `args` goes to the
 // scratch memory, with `n_set_tid` entries of set_tid behind it. `*ret` is the child as the agent
 // sees it.
@@ -66,10 +76,12 @@ bool agent_remote_write(const struct agent_tracee *t, uint64_t addr, const void 
 
 // Enters a call and has it interrupted at once, as by a signal that nobody sees: it blocks or would
 // block, and comes back with its restart block armed. `*ret` is what it returned
-// (-ERESTART_RESTARTBLOCK as a rule). The thread is in a PTRACE_EVENT_STOP afterwards.
-bool agent_remote_interrupted(const struct agent_tracee *t, long nr, const uint64_t args[6],
-                              int64_t *ret, GError **error);
+// (-ERESTART_RESTARTBLOCK as a rule). The thread is in a PTRACE_EVENT_STOP afterwards. ia32: a call
+// of i386.
+bool agent_remote_interrupted(const struct agent_tracee *t, bool ia32, long nr,
+                              const uint64_t args[6], int64_t *ret, GError **error);
 
 // Brings the thread from the end of a remote call to a PTRACE_EVENT_STOP, where the kernel will
-// look at signals and restarts when it goes on. Its registers may be set from then on.
+// look at signals and restarts when it goes on. Its registers may be set from then on. Takes
+// whichever instruction the site has.
 bool agent_remote_settle(const struct agent_tracee *t, GError **error);

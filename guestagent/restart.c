@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "guestagent/engine.h"
+#include "guestagent/ia32.h"
 
 #define NS_PER_S  1000000000ull
 #define NS_PER_MS 1000000ull
@@ -26,11 +27,21 @@ struct kept {
     size_t bytes;
 };
 
+struct timespec32 {
+    int32_t tv_sec, tv_nsec;
+};
+
+// A sleep that writes what is left of it as 32-bit code has it.
+static bool is_narrow_sleep(const struct fmt_task *t)
+{
+    return t->restart == FMT_RESTART_NANOSLEEP && t->compat_call && t->restart_arg1;
+}
+
 // One way to wait. `prepare` fills the arguments; the timespec at `*ts` goes to scratch address
 // `scratch`.
 struct wait_call {
     enum fmt_restart kind;
-    long nr;
+    long nr, ia32_nr;
     void (*prepare)(AgentTask *t, uint64_t scratch, struct __kernel_timespec *ts, uint64_t args[6],
                     struct kept *kept);
 };
@@ -45,8 +56,10 @@ static void prepare_sleep(AgentTask *t, uint64_t scratch, struct __kernel_timesp
     args[1] = 0; // relative
     args[2] = scratch;
     args[3] = t->rec->restart_addr;
-    *kept = (struct kept){t->rec->restart_addr,
-                          t->rec->restart_addr ? sizeof(struct __kernel_timespec) : 0};
+    *kept =
+        (struct kept){t->rec->restart_addr, !t->rec->restart_addr     ? 0
+                                            : is_narrow_sleep(t->rec) ? sizeof(struct timespec32)
+                                                                      : sizeof *ts};
 }
 
 static void prepare_poll(AgentTask *t, uint64_t scratch, struct __kernel_timespec *ts,
@@ -78,9 +91,9 @@ static void prepare_futex(AgentTask *t, uint64_t scratch, struct __kernel_timesp
 }
 
 static const struct wait_call wait_calls[] = {
-    {FMT_RESTART_NANOSLEEP, SYS_clock_nanosleep, prepare_sleep},
-    {FMT_RESTART_POLL, SYS_poll, prepare_poll},
-    {FMT_RESTART_FUTEX, SYS_futex, prepare_futex},
+    {FMT_RESTART_NANOSLEEP, SYS_clock_nanosleep, IA32_CLOCK_NANOSLEEP_TIME64, prepare_sleep},
+    {FMT_RESTART_POLL, SYS_poll, IA32_POLL, prepare_poll},
+    {FMT_RESTART_FUTEX, SYS_futex, IA32_FUTEX_TIME64, prepare_futex},
 };
 
 static const struct wait_call *find(uint64_t kind)
@@ -121,11 +134,15 @@ bool agent_restart_arm(AgentTask *t, int64_t *ret_rax, GError **error)
     struct kept kept;
 
     call->prepare(t, scratch, &ts, args, &kept);
+    const struct timespec32 ts32 = {(int32_t)ts.tv_sec, (int32_t)ts.tv_nsec};
+    const bool ia32 = t->rec->compat_call, narrow = is_narrow_sleep(t->rec);
+    const long nr = narrow ? IA32_CLOCK_NANOSLEEP : ia32 ? call->ia32_nr : call->nr;
     g_autofree void *before = g_malloc(kept.bytes);
 
     if (kept.bytes && !agent_remote_read(&t->tracee, kept.addr, before, kept.bytes, error))
         return false;
-    return agent_remote_put(&t->tracee, 0, &ts, sizeof ts, NULL, error) &&
-           agent_remote_interrupted(&t->tracee, call->nr, args, ret_rax, error) &&
+    return agent_remote_put(&t->tracee, 0, narrow ? (const void *)&ts32 : &ts,
+                            narrow ? sizeof ts32 : sizeof ts, NULL, error) &&
+           agent_remote_interrupted(&t->tracee, ia32, nr, args, ret_rax, error) &&
            (!kept.bytes || agent_remote_write(&t->tracee, kept.addr, before, kept.bytes, error));
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "guestagent/engine.h"
+#include "guestagent/ia32.h"
 #include "guestagent/plan.h"
 
 /*
@@ -27,10 +28,10 @@
  *           dumpable and pdeath_signal
  */
 static const struct agent_aspect *const aspects[] = {
-    &agent_aspect_vdso,       &agent_aspect_mm,          &agent_aspect_exe,    &agent_aspect_fs,
-    &agent_aspect_fd,         &agent_aspect_posix_timer, &agent_aspect_signal, &agent_aspect_thread,
-    &agent_aspect_sched,      &agent_aspect_timer,       &agent_aspect_limit,  &agent_aspect_cred,
-    &agent_aspect_after_cred, &agent_aspect_regs,
+    &agent_aspect_vdso,  &agent_aspect_mm,          &agent_aspect_exe,        &agent_aspect_fs,
+    &agent_aspect_fd,    &agent_aspect_posix_timer, &agent_aspect_signal,     &agent_aspect_thread,
+    &agent_aspect_ia32,  &agent_aspect_segments,    &agent_aspect_sched,      &agent_aspect_timer,
+    &agent_aspect_limit, &agent_aspect_cred,        &agent_aspect_after_cred, &agent_aspect_regs,
 };
 
 bool agent_fail(GError **error, const char *format, ...)
@@ -161,6 +162,19 @@ static bool finish_process(AgentProc *p, GError **error)
     return finish_tasks(p, error) && agent_timer_arm(p, error) && agent_posix_timers_arm(p, error);
 }
 
+// Without our memory only the vdso has instructions to enter the kernel.
+static bool leave_scratch(AgentProc *p, GError **error)
+{
+    const struct agent_tracee *t = &agent_leader(p)->tracee;
+    const uint64_t bytes = p->site.scratch_bytes + p->site.code_bytes;
+
+    if (!p->ia32)
+        return agent_remote(t, "munmap", SYS_munmap, NULL, error, p->site.scratch, bytes);
+    p->site.syscall_ip = 0;
+    p->site.int80_ip = p->vdso + p->here->syscall_offset;
+    return agent_remote_ia32(t, "munmap", IA32_MUNMAP, NULL, error, p->site.scratch, bytes);
+}
+
 // The last calls: restart blocks, then away with the scratch memory, then the final registers.
 // The leader comes last, it unmaps for all.
 static bool settle(AgentProc *p, GError **error)
@@ -174,8 +188,7 @@ static bool settle(AgentProc *p, GError **error)
         if (armed && !agent_restart_arm(t, &rax[i], error))
             return false;
         // These do not touch a restart block that is armed.
-        if (i == 0 && !agent_remote(&t->tracee, "munmap", SYS_munmap, NULL, error, p->site.scratch,
-                                    p->site.scratch_bytes))
+        if (i == 0 && !leave_scratch(p, error))
             return false;
         if ((!armed || i == 0) && !agent_remote_settle(&t->tracee, error))
             return false;

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 
 #include "guestagent/engine.h"
+#include "guestagent/ia32.h"
 
 #define N_SIGNALS     64
 #define SIGSET_BYTES  8
@@ -67,6 +68,11 @@ static bool set_actions(AgentProc *p, GError **error)
         // Those that neither the image nor the agent has touched are what they should be.
         if (!a && sigaction((int)signo, NULL, &ours) == 0 && ours.sa_handler == SIG_DFL)
             continue;
+        if (a && a->flags & AGENT_SA_IA32) {
+            if (!agent_ia32_sigaction(t, a, error))
+                return false;
+            continue;
+        }
         if (a)
             action = (struct kernel_sigaction){a->handler, a->flags, a->restorer, a->mask};
         if (!agent_remote_put(t, 0, &action, sizeof action, &at, error) ||
@@ -152,8 +158,7 @@ static void lift_limit(const AgentProc *p)
 static bool finish(AgentProc *p, GError **error)
 {
     lift_limit(p);
-    return set_actions(p, error) &&
-           drain(&agent_leader(p)->tracee, error) &&
+    return set_actions(p, error) && drain(&agent_leader(p)->tracee, error) &&
            queue(agent_leader(p), p->rec->rec.objref, true, error);
 }
 

@@ -8,42 +8,37 @@
 // function that it exports replaced by a jump to its counterpart. Addresses that a program has
 // looked up, and AT_SYSINFO_EHDR, so stay good.
 
-#include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/mman.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "guestagent/engine.h"
+#include "guestagent/vdso_code.h"
 
 #define USER_START 0x10000ull        // mmap_min_addr of all distributions
 #define USER_END   0x7ffffffff000ull // end of user addresses with 4-level page tables
 #define PAGE_BYTES 4096ull
 
-static const uint8_t syscall_insn[2] = {0x0f, 0x05};
+static const uint8_t syscall_insn[2] = {0x0f, 0x05}, int80_insn[2] = {0xcd, 0x80};
 
 void agent_vdso_free(struct agent_vdso *vdso)
 {
     if (!vdso)
         return;
     g_array_unref(vdso->parts);
+    g_free(vdso->code);
     g_free(vdso);
 }
 
-struct agent_vdso *agent_vdso_here(GError **error)
+// The mappings of /proc/PID/maps that belong to it.
+static void find_parts(struct agent_vdso *v, char *const *lines)
 {
-    g_autofree char *maps = NULL;
-
-    if (!g_file_get_contents("/proc/self/maps", &maps, NULL, error))
-        return NULL;
-
-    g_auto(GStrv) lines = g_strsplit(maps, "\n", -1);
-    struct agent_vdso *v = g_new0(struct agent_vdso, 1);
-
-    v->parts = g_array_new(false, false, sizeof(struct agent_range));
     for (guint i = 0; lines[i]; i++) {
         const bool code = g_str_has_suffix(lines[i], "[vdso]");
         struct agent_range range;
@@ -60,19 +55,48 @@ struct agent_vdso *agent_vdso_here(GError **error)
         }
         g_array_append_val(v->parts, range);
     }
+}
+
+static bool read_code(struct agent_vdso *v, pid_t pid, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/mem", pid);
+    const size_t size = v->end - v->vdso;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    v->code = g_malloc(size);
+    const ssize_t n = fd < 0 ? -1 : pread(fd, v->code, size, (off_t)v->vdso);
+
+    if (fd >= 0)
+        close(fd);
+    return n == (ssize_t)size || agent_fail_errno(error, "vdso of process %d", pid);
+}
+
+struct agent_vdso *agent_vdso_of(pid_t pid, bool ia32, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/maps", pid), *maps = NULL;
+
+    if (!g_file_get_contents(path, &maps, NULL, error))
+        return NULL;
+
+    g_auto(GStrv) lines = g_strsplit(maps, "\n", -1);
+    struct agent_vdso *v = g_new0(struct agent_vdso, 1);
+
+    v->parts = g_array_new(false, false, sizeof(struct agent_range));
+    find_parts(v, lines);
     if (v->vdso == 0) {
         agent_fail(error, "this kernel gives programs no vdso");
         goto fail;
     }
+    if (!read_code(v, pid, error))
+        goto fail;
 
-    const uint8_t *code = (const uint8_t *)(uintptr_t)v->vdso;
-    const uint8_t *insn = memmem(code, v->end - v->vdso, syscall_insn, sizeof syscall_insn);
+    const uint8_t *insn = memmem(v->code, v->end - v->vdso, ia32 ? int80_insn : syscall_insn, 2);
 
     if (!insn) {
-        agent_fail(error, "the vdso of this kernel has no syscall instruction");
+        agent_fail(error, "the vdso of this kernel has no system call instruction");
         goto fail;
     }
-    v->syscall_offset = insn - code;
+    v->syscall_offset = insn - v->code;
     return v;
 fail:
     agent_vdso_free(v);
@@ -86,22 +110,46 @@ static int by_start(gconstpointer a, gconstpointer b)
     return x->start < y->start ? -1 : x->start > y->start;
 }
 
-// Middle of the largest range that neither the image nor `here` uses; far from anything that grows.
-static uint64_t choose_park(const AgentProc *p, const struct agent_vdso *here, uint64_t bytes)
+// Where addresses of the process end while it is built.
+static uint64_t space_end(const AgentProc *p)
+{
+    const struct fmt_vma *last = p->vmas->len ? g_ptr_array_index(p->vmas, p->vmas->len - 1) : NULL;
+
+    if (!p->ia32)
+        return USER_END;
+    return agent_leader(p)->rec->personality & ADDR_LIMIT_3GB &&
+                   !(last && last->end > AGENT_IA32_3GB_END)
+               ? AGENT_IA32_3GB_END
+               : AGENT_IA32_END;
+}
+
+static void use(GArray *used, uint64_t start, uint64_t end)
+{
+    const struct agent_range range = {start, end};
+
+    g_array_append_val(used, range);
+}
+
+// Middle of the largest range that neither the image nor what the process needs meanwhile uses; far
+// from anything that grows.
+static uint64_t choose_park(const AgentProc *p, uint64_t bytes)
 {
     g_autoptr(GArray) used = g_array_new(false, false, sizeof(struct agent_range));
-    const struct agent_range own = {here->vvar, here->end}, top = {USER_END, USER_END};
+    // Calls of i386 reach the lower 4 GiB alone.
+    const uint64_t end = agent_ia32_calls(p) ? MIN(space_end(p), AGENT_IA32_END) : space_end(p);
     uint64_t at = USER_START, best = 0, best_bytes = 0;
 
     for (guint i = 0; i < p->vmas->len; i++) {
         const struct fmt_vma *vma = g_ptr_array_index(p->vmas, i);
-        const struct agent_range range = {vma->start, vma->end};
 
-        if (vma->start < USER_END)
-            g_array_append_val(used, range);
+        if (vma->start < end)
+            use(used, vma->start, vma->end);
     }
-    g_array_append_val(used, own);
-    g_array_append_val(used, top);
+    if (p->here->vvar < end)
+        use(used, p->here->vvar, p->here->end);
+    if (p->stub)
+        use(used, 0, agent_stub_end());
+    use(used, end, end);
     g_array_sort(used, by_start);
     for (guint i = 0; i < used->len; i++) {
         const struct agent_range *range = &g_array_index(used, struct agent_range, i);
@@ -118,9 +166,10 @@ static uint64_t choose_park(const AgentProc *p, const struct agent_vdso *here, u
 }
 
 // Moves the parts of the vdso so that its data begins at `to`.
-static bool move_parts(AgentProc *p, const struct agent_vdso *here, uint64_t from, uint64_t to,
-                       GError **error)
+static bool move_parts(AgentProc *p, uint64_t from, uint64_t to, GError **error)
 {
+    const struct agent_vdso *here = p->here;
+
     for (guint i = 0; i < here->parts->len; i++) {
         const struct agent_range *part = &g_array_index(here->parts, struct agent_range, i);
         const uint64_t offset = part->start - here->vvar, bytes = part->end - part->start;
@@ -130,38 +179,55 @@ static bool move_parts(AgentProc *p, const struct agent_vdso *here, uint64_t fro
             return false;
     }
     p->vdso = to + (here->vdso - here->vvar);
-    p->site.syscall_ip = p->vdso + here->syscall_offset;
+    if (!p->ia32)
+        p->site.syscall_ip = p->vdso + here->syscall_offset;
+    return true;
+}
+
+// A page with both instructions, behind the scratch memory and unmapped with it, for what the vdso
+// has not.
+static bool put_code(AgentProc *p, uint64_t at, GError **error)
+{
+    const struct agent_tracee *t = &agent_leader(p)->tracee;
+
+    if (!agent_remote(t, "mmap", SYS_mmap, NULL, error, at, PAGE_BYTES, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1ull, 0) ||
+        !agent_remote_write(t, at, agent_entry_code, sizeof agent_entry_code, error) ||
+        !agent_remote(t, "mprotect", SYS_mprotect, NULL, error, at, PAGE_BYTES,
+                      PROT_READ | PROT_EXEC))
+        return false;
+    p->site.int80_ip = at + 2;
+    if (p->ia32)
+        p->site.syscall_ip = at;
+    p->site.code_bytes = PAGE_BYTES;
     return true;
 }
 
 static bool park(AgentProc *p, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
-    struct agent_vdso *here = agent_vdso_here(error);
-    bool ok = false;
 
-    if (!here)
+    p->here = agent_vdso_of(t->tid, p->ia32, error);
+    if (!p->here)
         return false;
-    // scratch, a hole that stops runaway writes, data and code of the vdso
-    const uint64_t bytes = AGENT_SCRATCH_BYTES + PAGE_BYTES + (here->end - here->vvar);
+    // scratch, code or a hole that stops runaway writes, data and code of the vdso
+    const uint64_t vdso_bytes = p->here->end - p->here->vvar;
+    const uint64_t bytes = AGENT_SCRATCH_BYTES + PAGE_BYTES + vdso_bytes;
 
-    p->park = choose_park(p, here, bytes);
-    if (p->park == 0) {
-        agent_fail(error, "process %" G_GUINT64_FORMAT ": no free address range", p->rec->pid);
-        goto out;
-    }
+    p->park = choose_park(p, bytes);
+    if (p->park == 0)
+        return agent_fail(error, "process %" G_GUINT64_FORMAT ": no free address range",
+                          p->rec->pid);
     if (!agent_remote(t, "mmap", SYS_mmap, NULL, error, p->park, AGENT_SCRATCH_BYTES,
                       PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1ull, 0) ||
-        !move_parts(p, here, here->vvar, p->park + AGENT_SCRATCH_BYTES + PAGE_BYTES, error))
-        goto out;
+        (agent_ia32_calls(p) && !put_code(p, p->park + AGENT_SCRATCH_BYTES, error)) ||
+        !move_parts(p, p->here->vvar, p->park + bytes - vdso_bytes, error))
+        return false;
     p->site.scratch = p->park;
-    // Away with the copy of the agent's memory.
-    ok = agent_remote(t, "munmap", SYS_munmap, NULL, error, 0, p->park) &&
-         agent_remote(t, "munmap", SYS_munmap, NULL, error, p->park + bytes,
-                      USER_END - (p->park + bytes));
-out:
-    agent_vdso_free(here);
-    return ok;
+    // Away with the copy of the agent's memory, or with the stub.
+    return agent_remote(t, "munmap", SYS_munmap, NULL, error, 0, p->park) &&
+           agent_remote(t, "munmap", SYS_munmap, NULL, error, p->park + bytes,
+                        space_end(p) - (p->park + bytes));
 }
 
 static const struct fmt_vma *captured_code(const AgentProc *p)
@@ -189,96 +255,13 @@ static uint64_t captured_data(const AgentProc *p, const struct fmt_vma *code)
     return start;
 }
 
-static bool same_code(const AgentProc *p, const struct fmt_vma *code, const struct agent_vdso *here)
+static bool same_code(const AgentProc *p, const struct fmt_vma *code)
 {
+    const struct agent_vdso *here = p->here;
+
     return code->end - code->start == here->end - here->vdso &&
            code->start - captured_data(p, code) == here->vdso - here->vvar &&
-           memcmp(p->old_vdso->data, (const void *)(uintptr_t)here->vdso, p->old_vdso->len) == 0;
-}
-
-// An exported function of a vdso: offsets from its start.
-struct function {
-    const char *name;
-    uint64_t offset, bytes;
-};
-
-// Functions in the dynamic symbol table of the vdso at `image`; every access is checked, the
-// captured one comes from outside.
-static GArray *functions(const uint8_t *image, size_t len)
-{
-    GArray *ret = g_array_new(false, true, sizeof(struct function));
-    const Elf64_Ehdr *eh = (const Elf64_Ehdr *)image;
-
-    if (len < sizeof *eh || memcmp(eh->e_ident, ELFMAG, SELFMAG) != 0 || eh->e_shoff > len ||
-        (uint64_t)eh->e_shnum * sizeof(Elf64_Shdr) > len - eh->e_shoff)
-        return ret;
-    const Elf64_Shdr *sh = (const Elf64_Shdr *)(image + eh->e_shoff);
-
-    for (unsigned i = 0; i < eh->e_shnum; i++) {
-        if (sh[i].sh_type != SHT_DYNSYM || sh[i].sh_link >= eh->e_shnum)
-            continue;
-        const Elf64_Shdr *str = &sh[sh[i].sh_link];
-
-        if (sh[i].sh_offset > len || sh[i].sh_size > len - sh[i].sh_offset ||
-            str->sh_offset > len || str->sh_size > len - str->sh_offset || str->sh_size == 0 ||
-            image[str->sh_offset + str->sh_size - 1] != 0)
-            continue;
-        const Elf64_Sym *sym = (const Elf64_Sym *)(image + sh[i].sh_offset);
-
-        for (size_t j = 0; j < sh[i].sh_size / sizeof *sym; j++) {
-            struct function f = {.offset = sym[j].st_value, .bytes = sym[j].st_size};
-
-            if (ELF64_ST_TYPE(sym[j].st_info) != STT_FUNC || sym[j].st_name >= str->sh_size ||
-                f.offset > len || f.bytes > len - f.offset)
-                continue;
-            f.name = (const char *)image + str->sh_offset + sym[j].st_name;
-            g_array_append_val(ret, f);
-        }
-    }
-    return ret;
-}
-
-// What a function of the old vdso does where the running kernel has no counterpart.
-static const struct {
-    const char *name;
-    uint32_t nr;
-} plain_calls[] = {
-    {"clock_gettime", SYS_clock_gettime},
-    {"gettimeofday", SYS_gettimeofday},
-    {"time", SYS_time},
-    {"getcpu", SYS_getcpu},
-    {"clock_getres", SYS_clock_getres},
-    {"getrandom", SYS_getrandom},
-};
-
-static const char *base_name(const char *name)
-{
-    return g_str_has_prefix(name, "__vdso_") ? name + strlen("__vdso_") : name;
-}
-
-#define JUMP_BYTES 14 // jmp *0(%rip); .quad target: the longest of what we put in
-
-static size_t redirect(uint8_t *code, const char *name, const GArray *new, uint64_t new_base)
-{
-    for (guint i = 0; i < new->len; i++) {
-        const struct function *f = &g_array_index(new, struct function, i);
-        const uint64_t target = new_base + f->offset;
-
-        if (strcmp(f->name, name) != 0)
-            continue;
-        memcpy(code, "\xff\x25\0\0\0\0", 6);
-        memcpy(code + 6, &target, sizeof target);
-        return JUMP_BYTES;
-    }
-    for (size_t i = 0; i < G_N_ELEMENTS(plain_calls); i++) {
-        if (strcmp(plain_calls[i].name, base_name(name)) != 0)
-            continue;
-        code[0] = 0xb8; // mov $nr, %eax; syscall; ret
-        memcpy(code + 1, &plain_calls[i].nr, 4);
-        memcpy(code + 5, "\x0f\x05\xc3", 3);
-        return 8;
-    }
-    return 0;
+           memcmp(p->old_vdso->data, here->code, p->old_vdso->len) == 0;
 }
 
 static bool thread_between(const AgentProc *p, uint64_t start, uint64_t end)
@@ -292,12 +275,10 @@ static bool thread_between(const AgentProc *p, uint64_t start, uint64_t end)
     return false;
 }
 
-static bool patch(AgentProc *p, const struct fmt_vma *code, const struct agent_vdso *here,
-                  GError **error)
+static bool patch(AgentProc *p, const struct fmt_vma *code, GError **error)
 {
-    g_autoptr(GArray) old = functions(p->old_vdso->data, p->old_vdso->len);
-    g_autoptr(GArray) new =
-        functions((const uint8_t *)(uintptr_t)here->vdso, here->end - here->vdso);
+    g_autoptr(GArray) old = agent_vdso_functions(p->old_vdso->data, p->old_vdso->len);
+    g_autoptr(GArray) new = agent_vdso_functions(p->here->code, p->here->end - p->here->vdso);
     // Names are read from the captured bytes while their code is overwritten.
     g_autofree uint8_t *out = g_memdup2(p->old_vdso->data, p->old_vdso->len);
 
@@ -305,11 +286,13 @@ static bool patch(AgentProc *p, const struct fmt_vma *code, const struct agent_v
         return agent_fail(error, "process %" G_GUINT64_FORMAT ": the captured vdso is no ELF file",
                           p->rec->pid);
     for (guint i = 0; i < old->len; i++) {
-        const struct function *f = &g_array_index(old, struct function, i);
-        const size_t bytes =
-            f->bytes < JUMP_BYTES ? 0 : redirect(out + f->offset, f->name, new, p->vdso);
+        const struct agent_vdso_function *f = &g_array_index(old, struct agent_vdso_function, i);
 
-        if (bytes == 0 && !g_str_has_suffix(f->name, "sgx_enter_enclave"))
+        if (agent_vdso_stays(f->name))
+            continue;
+        const size_t bytes = agent_vdso_redirect(out, f, code->start, new, p->vdso, p->ia32);
+
+        if (bytes == 0)
             return agent_fail(error,
                               "process %" G_GUINT64_FORMAT
                               ": this kernel cannot stand in for %s of the captured vdso",
@@ -340,21 +323,21 @@ static bool put_back(AgentProc *p, const struct fmt_vma *code, GError **error)
 
 static bool at_call(const AgentProc *p, uint64_t offset)
 {
-    const uint8_t *code = p->old_vdso->data;
+    const uint8_t *code = p->old_vdso->data, *insn = p->ia32 ? int80_insn : syscall_insn;
 
-    return (offset + 2 <= p->old_vdso->len && memcmp(code + offset, syscall_insn, 2) == 0) ||
-           (offset >= 2 && memcmp(code + offset - 2, syscall_insn, 2) == 0);
+    return (offset + 2 <= p->old_vdso->len && memcmp(code + offset, insn, 2) == 0) ||
+           (offset >= 2 && memcmp(code + offset - 2, insn, 2) == 0);
 }
 
 // Whether `offset` lies inside of a function of this name, past its first instruction.
 static bool inside(const AgentProc *p, uint64_t offset, const char *name)
 {
-    g_autoptr(GArray) all = functions(p->old_vdso->data, p->old_vdso->len);
+    g_autoptr(GArray) all = agent_vdso_functions(p->old_vdso->data, p->old_vdso->len);
 
     for (guint i = 0; i < all->len; i++) {
-        const struct function *f = &g_array_index(all, struct function, i);
+        const struct agent_vdso_function *f = &g_array_index(all, struct agent_vdso_function, i);
 
-        if (strcmp(base_name(f->name), name) == 0 && offset > f->offset &&
+        if (strcmp(agent_vdso_base_name(f->name), name) == 0 && offset > f->offset &&
             offset < f->offset + f->bytes)
             return true;
     }
@@ -390,7 +373,6 @@ static bool check_threads(const AgentProc *p, const struct fmt_vma *code, bool s
 static bool finish(AgentProc *p, GError **error)
 {
     const struct fmt_vma *code = captured_code(p);
-    bool ok;
 
     if (!code) // the program has unmapped it, or the source kernel gave none
         return true;
@@ -400,21 +382,13 @@ static bool finish(AgentProc *p, GError **error)
                     p->rec->pid);
         return false;
     }
-    struct agent_vdso *here = agent_vdso_here(error);
-
-    if (!here)
-        return false;
-    const bool same = same_code(p, code, here);
+    const bool same = same_code(p, code);
 
     if (!check_threads(p, code, same, error))
-        ok = false;
-    else if (same)
-        ok =
-            move_parts(p, here, p->vdso - (here->vdso - here->vvar), captured_data(p, code), error);
-    else
-        ok = patch(p, code, here, error) && put_back(p, code, error);
-    agent_vdso_free(here);
-    return ok;
+        return false;
+    return same ? move_parts(p, p->vdso - (p->here->vdso - p->here->vvar), captured_data(p, code),
+                             error)
+                : patch(p, code, error) && put_back(p, code, error);
 }
 
 const struct agent_aspect agent_aspect_vdso = {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "introspect/process.h"
+#include "introspect/segment.h"
 #include "introspect/task.h"
 
 #define MAX_VMAS        (1u << 20) // sysctl vm.max_map_count is 65530 unless raised
@@ -89,7 +90,6 @@ static GBytes *read_auxv(IntroReader *r, struct gva mm)
 static bool check_users(struct intro_ctx *c, struct gva mm, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
-    struct gva ldt = rd_ptr(&r, mm, M_mm_context_ldt);
     struct gva aio = GVA(rd_opt(&r, mm, M_mm_ioctx_table, 0));
 
     if (!rd_done(&r, error))
@@ -99,8 +99,6 @@ static bool check_users(struct intro_ctx *c, struct gva mm, GError **error)
         intro_refuse(c, "pkey", "has memory protection keys allocated (pkey_alloc)");
     if (!rd_done(&r, error))
         return false;
-    if (ldt.addr)
-        intro_refuse(c, "ldt", "has segment descriptors of its own (modify_ldt)");
     if (aio.addr)
         intro_refuse(c, "aio", "has an asynchronous I/O context (io_setup)");
     return true;
@@ -163,7 +161,7 @@ uint64_t intro_mm(struct intro_ctx *c, struct gva mm, GError **error)
         intro_note(c, FMT_NOTE_LOSS, "coredump-filter",
                    "its /proc/PID/coredump_filter does not go along");
     struct gva exe = rd_ptr(&r, mm, M_mm_exe_file);
-    if (!rd_done(&r, error))
+    if (!rd_done(&r, error) || !intro_segments_mm(c, mm, rec, error))
         return 0;
     if (exe.addr && !(rec->exe = intro_file(c, exe, error)))
         return 0;

@@ -28,6 +28,7 @@
  * cannot follow counts as "anywhere else", except for a plain sleep in a call, where the task's
  * state is proof enough.
  */
+#define TS_COMPAT          2 // thread_info.status: the system call is one of i386
 #define TASK_INTERRUPTIBLE 1
 #define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
 #define NR_SIGSUSPEND      130
@@ -79,11 +80,14 @@ static bool chain_has_any(const struct intro_chain *chain, const char *const *na
 }
 #define CHAIN_HAS_ANY(chain, names) chain_has_any(chain, names, G_N_ELEMENTS(names))
 
+enum instruction { OTHER, SYSCALL, INT80 };
+
 struct park {
     struct intro_ctx *c;
     struct gva task, mm;
     struct fmt_task *rec;
     struct intro_regs regs;
+    struct intro_call call; // that the registers speak of
     struct intro_chain chain;
     uint64_t state; // task->__state
     bool frozen;    // stopped by our own agent
@@ -91,7 +95,7 @@ struct park {
 
 static bool busy(const struct park *p, GError **error, const char *what)
 {
-    const char *call = p->regs.orig_ax < 1024 ? intro_syscall_name(p->regs.orig_ax) : NULL;
+    const char *call = intro_syscall_name(p->call.entered, p->call.compat);
     const char *at = p->chain.n > 2 ? p->chain.function[2] : NULL;
 
     g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
@@ -99,6 +103,26 @@ static bool busy(const struct park *p, GError **error, const char *what)
                 call ? ", system call " : "", call ? call : "", at ? " (" : "", at ? at : "",
                 at ? ")" : "");
     return false;
+}
+
+// What the program executes at `ip`.
+static bool read_instruction(const struct park *p, uint64_t ip, enum instruction *ret,
+                             GError **error)
+{
+    static const uint8_t codes[][2] = {[SYSCALL] = {0x0f, 0x05}, [INT80] = {0xcd, 0x80}};
+    uint8_t code[2];
+    struct gva pgd;
+
+    if (!intro_get_ptr(p->c->k, p->mm, M_mm_pgd, &pgd, error))
+        return false;
+    *ret = OTHER;
+    // A page that was never touched or is no memory of the program is not where it is.
+    if (!intro_read_user(p->c->k, pgd, GVA(ip), code, sizeof(code), NULL))
+        return true;
+    for (enum instruction i = SYSCALL; i <= INT80; i++)
+        if (memcmp(code, codes[i], sizeof(code)) == 0)
+            *ret = i;
+    return true;
 }
 
 static bool is_at_boundary(const struct intro_chain *chain)
@@ -111,7 +135,7 @@ static bool is_at_boundary(const struct intro_chain *chain)
 
 static bool in_system_call(const struct park *p)
 {
-    return (int64_t)p->regs.orig_ax >= 0;
+    return p->call.entered != UINT64_MAX;
 }
 
 // Woken but not running yet: the call is about to take what it was woken for. A waker that has
@@ -128,9 +152,9 @@ static bool is_being_woken(IntroReader *r, struct gva task)
 static bool is_woken_from_futex(struct park *p, bool *ret, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(p->c->k);
-    const uint64_t op = FUTEX_OP(p->regs.si);
-    const bool waits = p->regs.orig_ax == NR_FUTEX && CHAIN_HAS_ANY(&p->chain, futex_waits) &&
-                       (op == FUTEX_WAIT_BITSET || (op == FUTEX_WAIT && p->regs.r10 == 0));
+    const uint64_t op = FUTEX_OP(p->call.args[1]);
+    const bool waits = p->call.nr == NR_FUTEX && CHAIN_HAS_ANY(&p->chain, futex_waits) &&
+                       (op == FUTEX_WAIT_BITSET || (op == FUTEX_WAIT && p->call.args[3] == 0));
     struct gva signal = rd_ptr(&r, p->task, M_task_signal);
     uint64_t own = rd(&r, intro_member_addr(p->c->k, p->task, M_task_pending), M_sigpending_signal);
     uint64_t shared =
@@ -160,10 +184,10 @@ static bool park_in_call(struct park *p, GError **error)
         p->rec->orig_rax = UINT64_MAX;
         return true;
     }
-    if (intro_syscall_writes(p->regs.orig_ax) && !CHAIN_HAS_ANY(&p->chain, whole_writes))
+    if (intro_syscall_writes(&p->call) && !CHAIN_HAS_ANY(&p->chain, whole_writes))
         return busy(p, error, "may have written a part");
     p->rec->state = FMT_TASK_SYSCALL;
-    return intro_syscall_reenter(p->c, p->task, p->mm, &p->regs, p->rec, error);
+    return intro_syscall_reenter(p->c, p->task, p->mm, &p->call, p->rec, error);
 }
 
 // Preempted before signals were looked at, with a mask to be put back after that: a signal that
@@ -186,7 +210,7 @@ static bool park_off_cpu(struct park *p, GError **error)
             return busy(p, error, "is about to be delivered a signal");
         p->rec->state = p->frozen ? FMT_TASK_FROZEN : FMT_TASK_PREEMPTED;
         if (in_system_call(p))
-            return intro_syscall_finish(p->c, p->task, p->mm, &p->regs, p->frozen, p->rec, error);
+            return intro_syscall_finish(p->c, p->task, p->mm, &p->call, p->frozen, p->rec, error);
         p->rec->orig_rax = UINT64_MAX;
         return true;
     }
@@ -240,9 +264,9 @@ static bool read_mask(struct park *p, GError **error)
     enum intro_member from = M_task_blocked;
     const bool waits = in_system_call(p) && p->rec->state == FMT_TASK_SYSCALL;
 
-    if (waits && p->regs.orig_ax == NR_SIGTIMEDWAIT)
+    if (waits && p->call.nr == NR_SIGTIMEDWAIT)
         from = M_task_real_blocked;
-    else if ((waits && p->regs.orig_ax == NR_SIGSUSPEND) || rd(&r, p->task, M_task_restore_sigmask))
+    else if ((waits && p->call.nr == NR_SIGSUSPEND) || rd(&r, p->task, M_task_restore_sigmask))
         from = M_task_saved_sigmask;
     rd_bytes(&r, p->task, from, &p->rec->blocked, 8);
     return rd_done(&r, error);
@@ -250,7 +274,7 @@ static bool read_mask(struct park *p, GError **error)
 
 static bool park_on_cpu(struct park *p, const struct vmm_vcpu *cpu, GError **error)
 {
-    p->regs.orig_ax = UINT64_MAX;
+    p->regs.orig_ax = p->call.entered = UINT64_MAX;
     if (!cpu->user_mode) {
         struct gva at;
 
@@ -265,15 +289,19 @@ static bool park_on_cpu(struct park *p, const struct vmm_vcpu *cpu, GError **err
 }
 
 // Another kernel's vdso has other code. A thread in it is out of it soon; our agent has stepped it
-// out already.
+// out already. The code around the system call of a 32-bit program's vdso stays as it is.
 static bool check_vdso(const struct park *p, GError **error)
 {
     const struct fmt_vma *vma =
         fmt_image_vma(p->c->img, intro_object_ref(p->c, p->mm), p->rec->rip);
+    enum instruction before, at;
 
     if (!vma || vma->kind != FMT_VMA_VDSO || p->rec->state == FMT_TASK_SYSCALL)
         return true;
-    return busy(p, error, "is reading a clock");
+    if (!read_instruction(p, p->rec->rip - 2, &before, error) ||
+        !read_instruction(p, p->rec->rip, &at, error))
+        return false;
+    return before == INT80 || at == INT80 || busy(p, error, "is reading a clock");
 }
 
 static bool find_place(struct park *p, GError **error)
@@ -283,6 +311,7 @@ static bool find_place(struct park *p, GError **error)
     g_auto(IntroReader) r = INTRO_READER(p->c->k);
     uint64_t on_cpu = rd(&r, p->task, M_task_on_cpu);
     struct gva regs_at;
+    uint64_t status;
 
     if (failure) {
         g_propagate_error(error, failure);
@@ -293,14 +322,18 @@ static bool find_place(struct park *p, GError **error)
         return false;
     if (cpu)
         return park_on_cpu(p, cpu, error);
-    p->regs.orig_ax = UINT64_MAX;
+    p->regs.orig_ax = p->call.entered = UINT64_MAX;
     if (on_cpu)
         return busy(p, error, "is switching between user mode and the kernel");
     if (!intro_user_regs(p->c->k, p->task, &regs_at, &p->regs, error) ||
         !intro_regs_from_memory(p->c, p->task, &p->regs, p->rec, error) ||
         !intro_unwind(p->c->k, p->task, regs_at, &p->chain, error))
         return false;
-    p->rec->syscall = in_system_call(p) ? (int64_t)p->regs.orig_ax : -1;
+    if (!intro_get(p->c->k, p->task, M_thread_status, &status, error))
+        return false;
+    intro_syscall_find(p->c, p->mm, &p->regs, status & TS_COMPAT, &p->call);
+    p->rec->syscall = in_system_call(p) ? (int64_t)p->call.entered : -1;
+    p->rec->compat_call = in_system_call(p) && p->call.compat;
     return park_off_cpu(p, error);
 }
 

@@ -9,9 +9,8 @@
 
 #define THREAD_BYTES_DEFAULT 16384
 #define FRED_PADDING_BYTES   16 // CONFIG_X86_FRED (6.9) keeps two words above the registers
-#define USER_CS              0x33
-#define USER32_CS            0x23
-#define USER_SS              0x2b
+#define RPL_MASK             3
+#define RPL_USER             3
 
 // Size of a kernel stack, from the one that the image holds for init_task.
 static uint64_t thread_bytes(IntroKernel *k)
@@ -44,7 +43,8 @@ bool intro_user_regs(IntroKernel *k, struct gva task, struct gva *ret_at, struct
         if (!intro_read(k, at, &regs, sizeof(regs), error))
             return false;
         uint16_t cs = (uint16_t)regs.cs, ss = (uint16_t)regs.ss;
-        if ((cs != USER_CS && cs != USER32_CS) || ss != USER_SS)
+        // Most have 0x33 or 0x23 and 0x2b, but a program may have segments of its own.
+        if ((cs & RPL_MASK) != RPL_USER || (ss & RPL_MASK) != RPL_USER)
             continue;
         regs.cs = cs;
         regs.ss = ss;

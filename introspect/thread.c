@@ -5,16 +5,17 @@
 #include "introspect/cred.h"
 #include "introspect/ipc.h"
 #include "introspect/park.h"
+#include "introspect/segment.h"
 #include "introspect/signal.h"
 #include "introspect/task.h"
+#include "introspect/xsave.h"
 
 #define ROBUST_LIST_BYTES  24 // sizeof(struct robust_list_head)
 #define RSEQ_BYTES_DEFAULT 32 // before 6.3 the only size
 #define PFA_NO_NEW_PRIVS   0
 #define NICE_TO_PRIO_BASE  120 // DEFAULT_PRIO
 #define MAX_CPUMASK_BYTES  1024
-#define N_TLS_ENTRIES      3
-#define USER32_CS          0x23
+#define XFEATURE_AMX       (1ull << 18) // tile data
 
 // What a thread may have that an image cannot hold: one row each. A pointer or a value that is not
 // 0 refuses.
@@ -28,6 +29,7 @@ static const struct {
     {M_task_pi_blocked_on, "pi-futex", "waits for a priority-inheriting futex"},
     {M_thread_io_bitmap, "ioperm", "has access to I/O ports (ioperm)"},
     {M_thread_iopl, "iopl", "has access to I/O ports (iopl)"},
+    {M_thread_ptrace_bps, "debug-registers", "has breakpoints in debug registers (ptrace)"},
     {M_thread_features, "shadow-stack", "has a shadow stack"},
     {M_task_uprobe, "uprobe", "is being probed (uprobes)"},
 };
@@ -50,22 +52,19 @@ static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
     g_auto(IntroReader) r = INTRO_READER(c->k);
 
     for (size_t i = 0; i < G_N_ELEMENTS(refused); i++) {
-        uint64_t words[2];
+        uint64_t words[4];
         if (!intro_has(c->k, refused[i].member))
             continue;
         rd_bytes(&r, task, refused[i].member, words, sizeof(words));
-        if (words[0] | words[1])
+        if (words[0] | words[1] | words[2] | words[3])
             intro_refuse(c, refused[i].kind, "%s", refused[i].text);
     }
 
     for (size_t i = 0; i < G_N_ELEMENTS(lost); i++)
         if (rd_opt(&r, task, lost[i].member, 0) & lost[i].bits)
             intro_note(c, FMT_NOTE_LOSS, lost[i].kind, "%s", lost[i].text);
-
-    struct gva tls = intro_member_addr(c->k, task, M_thread_tls_array);
-    for (unsigned i = 0; i < N_TLS_ENTRIES; i++)
-        if (rd_u64_at(&r, GVA(tls.addr + 8 * i)))
-            intro_refuse(c, "tls-entry", "has thread-local segments (set_thread_area)");
+    if (intro_xsave_permitted(&r, task) & XFEATURE_AMX)
+        intro_refuse(c, "amx", "has asked for AMX tiles (ARCH_REQ_XCOMP_PERM)");
     return rd_done(&r, error);
 }
 
@@ -117,6 +116,7 @@ static void read_user_pointers(IntroReader *r, struct gva task, struct fmt_task 
     rec->clear_child_tid = rd(r, task, M_task_clear_child_tid);
     rec->robust_list = rd(r, task, M_task_robust_list);
     rec->robust_list_bytes = rec->robust_list ? ROBUST_LIST_BYTES : 0;
+    rec->compat_robust_list = rd_opt(r, task, M_task_compat_robust_list, 0);
     rec->rseq = rd_opt(r, task, M_task_rseq, 0);
     rec->rseq_sig = rec->rseq ? rd(r, task, M_task_rseq_sig) : 0;
     rec->rseq_bytes = rec->rseq ? rd_opt(r, task, M_task_rseq_len, RSEQ_BYTES_DEFAULT) : 0;
@@ -178,7 +178,5 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
             c->busy = g_steal_pointer(&busy);
         g_clear_error(&busy);
     }
-    if (rec->cs == USER32_CS)
-        intro_refuse(c, "ia32", "runs 32-bit code");
-    return true;
+    return intro_segments_task(c, task, rec, error);
 }

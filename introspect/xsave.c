@@ -147,13 +147,23 @@ GBytes *intro_xsave_expand(const struct intro_xsave_layout *layout, const uint8_
     return g_bytes_new_take(g_steal_pointer(&out), bytes);
 }
 
+static struct gva fpu_of(IntroKernel *k, struct gva task)
+{
+    return intro_has(k, M_thread_fpu) ? intro_member_addr(k, task, M_thread_fpu)
+                                      : GVA(task.addr + intro_sizeof(k, T_task_struct));
+}
+
+uint64_t intro_xsave_permitted(IntroReader *r, struct gva task)
+{
+    return rd_opt(r, fpu_of(r->k, task), M_fpu_perm, 0);
+}
+
 // The XSAVE area of a task and how many bytes of it may be read.
 static bool find_area(IntroKernel *k, struct gva task, struct gva *ret, size_t *ret_bytes,
                       GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(k);
-    struct gva fpu = intro_has(k, M_thread_fpu) ? intro_member_addr(k, task, M_thread_fpu)
-                                                : GVA(task.addr + intro_sizeof(k, T_task_struct));
+    struct gva fpu = fpu_of(k, task);
 
     if (intro_has(k, M_fpu_fpstate)) {
         struct gva fpstate = rd_ptr(&r, fpu, M_fpu_fpstate);

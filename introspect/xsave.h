@@ -2,7 +2,7 @@
 // Internal: vector state that the kernel keeps in memory.
 #pragma once
 
-#include "introspect/kernel.h"
+#include "introspect/reader.h"
 
 // Bits of XCR0/XSTATE_BV.
 #define XFEATURE_X87  (1ull << 0)
@@ -35,3 +35,6 @@ GBytes *intro_xsave_expand(const struct intro_xsave_layout *layout, const uint8_
 // The saved vector state of a task that is on no CPU, in standard form, PKRU included.
 GBytes *intro_xsave_of_task(IntroKernel *k, struct gva task,
                             const struct intro_xsave_layout *layout, GError **error);
+
+// The components of the XSAVE area that the process has asked to be allowed, 0 where it had not to.
+uint64_t intro_xsave_permitted(IntroReader *r, struct gva task);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Counts in user mode; its two accounts of the count must agree.
 #include "subject.h"
+#include <inttypes.h>
 
 #define STEP 0x9e3779b97f4a7c15u
 
@@ -18,11 +19,12 @@ int main(int argc, char **argv)
             count++;
             product += STEP;
             in_memory++;
-            CHECK(product == count * STEP, "count %lu, but the sum says %lx", count, product);
+            CHECK(product == count * STEP, "count %" PRIu64 ", but the sum says %" PRIx64 "", count,
+                  product);
         }
         if (subject.sabotage)
             in_memory--;
-        CHECK(in_memory == count, "count %lu, %lu in memory", count, in_memory);
+        CHECK(in_memory == count, "count %" PRIu64 ", %" PRIu64 " in memory", count, in_memory);
     } while (!subject_asked());
     subject_pass();
 }

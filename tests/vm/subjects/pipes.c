@@ -2,6 +2,7 @@
 // Pipes of several kinds with data in flight; what comes out must be what went in.
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -52,7 +53,7 @@ static void get(struct stream *s, size_t bytes)
 
     CHECK(done == (ssize_t)bytes, "%zd bytes out of a pipe, %zu expected: %m", done, bytes);
     for (size_t i = 0; i < bytes; i++)
-        CHECK(buffer[i] == byte_at(s->read + i), "byte %lu of a pipe is %02x", s->read + i,
+        CHECK(buffer[i] == byte_at(s->read + i), "byte %" PRIu64 " of a pipe is %02x", s->read + i,
               buffer[i]);
     s->read += bytes;
 }
@@ -62,8 +63,8 @@ static void check_stream(struct stream *s)
     int there;
 
     MUST(ioctl(s->ends[0], FIONREAD, &there) == 0);
-    CHECK((uint64_t)there == s->written - s->read, "%d bytes in a pipe, %lu expected", there,
-          s->written - s->read);
+    CHECK((uint64_t)there == s->written - s->read, "%d bytes in a pipe, %" PRIu64 " expected",
+          there, s->written - s->read);
     CHECK(!s->capacity || fcntl(s->ends[0], F_GETPIPE_SZ) == s->capacity, "capacity is %d, not %d",
           fcntl(s->ends[0], F_GETPIPE_SZ), s->capacity);
     CHECK(fcntl(s->ends[0], F_GETFL) == O_RDONLY, "flags of a read end are %x",
@@ -120,10 +121,10 @@ static void get_packet(void)
 {
     const ssize_t bytes = read(packets[0], buffer, 8192);
 
-    CHECK(bytes == (ssize_t)packet_size(packets_out), "packet %lu has %zd bytes", packets_out,
-          bytes);
+    CHECK(bytes == (ssize_t)packet_size(packets_out), "packet %" PRIu64 " has %zd bytes",
+          packets_out, bytes);
     for (ssize_t i = 0; i < bytes; i++)
-        CHECK(buffer[i] == (packets_out & 0xff), "packet %lu is damaged", packets_out);
+        CHECK(buffer[i] == (packets_out & 0xff), "packet %" PRIu64 " is damaged", packets_out);
     packets_out++;
 }
 

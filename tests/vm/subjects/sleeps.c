@@ -6,6 +6,7 @@
 // EARLY is taken: the clock of a paused guest is known to within a tick. Where a call has no way to
 // be entered again with the rest of its timeout, the timeout starts over, of which capture warns.
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
@@ -180,11 +181,11 @@ static void check_sleep(const struct way *way, uint64_t ns)
 
     errno = saved;
     CHECK(timed_out, "%s: not a timeout: %m", way->name);
-    CHECK(over >= -(int64_t)EARLY_NS, "%s of %lu us ended %ld us early", way->name, ns / 1000,
-          -over / 1000);
+    CHECK(over >= -(int64_t)EARLY_NS, "%s of %" PRIu64 " us ended %" PRId64 " us early", way->name,
+          ns / 1000, -over / 1000);
     CHECK(over <= (int64_t)(LATE_NS + gap + (way->starts_over ? ns : 0)),
-          "%s of %lu us ended %ld us late, longest gap %lu us", way->name, ns / 1000, over / 1000,
-          gap / 1000);
+          "%s of %" PRIu64 " us ended %" PRId64 " us late, longest gap %" PRIu64 " us", way->name,
+          ns / 1000, over / 1000, gap / 1000);
 }
 
 static void *sleeper(void *arg)
@@ -215,7 +216,8 @@ static void check_vdso(clockid_t clock, const char *name)
                    after = now_by_kernel(clock);
 
     CHECK(before <= now && now <= after,
-          "%s: %lu by the vdso, the kernel says %lu before, %lu after", name, now, before, after);
+          "%s: %" PRIu64 " by the vdso, the kernel says %" PRIu64 " before, %" PRIu64 " after",
+          name, now, before, after);
 }
 
 static void tick(void)
@@ -228,7 +230,8 @@ static void tick(void)
     for (unsigned i = 0; i < 2; i++) {
         const uint64_t now = subject_now(clocks[i]);
 
-        CHECK(i == 1 || now >= last[i], "CLOCK_MONOTONIC went back by %lu ns", last[i] - now);
+        CHECK(i == 1 || now >= last[i], "CLOCK_MONOTONIC went back by %" PRIu64 " ns",
+              last[i] - now);
         if (last[i] && now > last[i] && now - last[i] > longest_gap_ns[i])
             __atomic_store_n(&longest_gap_ns[i], now - last[i], __ATOMIC_SEQ_CST);
         last[i] = now;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Four threads that hand a turn round by mutex and condition, and meet at a barrier.
+#include <inttypes.h>
 #include <pthread.h>
 
 #include "subject.h"
@@ -30,7 +31,7 @@ static void take_turn(unsigned me)
     pthread_mutex_lock(&lock);
     while (turn != me)
         pthread_cond_wait(&turned, &lock);
-    CHECK(turns % N == me, "turn %lu is not thread %u's", turns, me);
+    CHECK(turns % N == me, "turn %" PRIu64 " is not thread %u's", turns, me);
     turns++;
     taken[me]++;
     own_turns++;
@@ -49,14 +50,16 @@ static void *work(void *arg)
             take_turn(me);
             work_a_little();
         }
-        CHECK(own_turns == taken[me], "thread %u took %lu turns, and %lu by its own count", me,
-              taken[me], own_turns);
+        CHECK(own_turns == taken[me],
+              "thread %u took %" PRIu64 " turns, and %" PRIu64 " by its own count", me, taken[me],
+              own_turns);
         rounds[me]++;
         pthread_barrier_wait(&barrier);
         // Here all stand still: everyone may look at everything.
         for (unsigned i = 0; i < N; i++)
-            CHECK(rounds[i] == rounds[me], "thread %u is in round %lu, thread %u in %lu", i,
-                  rounds[i], me, rounds[me]);
+            CHECK(rounds[i] == rounds[me],
+                  "thread %u is in round %" PRIu64 ", thread %u in %" PRIu64 "", i, rounds[i], me,
+                  rounds[me]);
         last = stop;
         pthread_barrier_wait(&barrier);
         if (me == 0)
@@ -84,8 +87,8 @@ int main(int argc, char **argv)
         void *result;
 
         CHECK(pthread_join(threads[i], &result) == 0 && result == (void *)i,
-              "thread %lu ended wrongly", i);
+              "thread %zu ended wrongly", (size_t)i);
     }
-    CHECK(turns == taken[0] + taken[1] + taken[2] + taken[3], "%lu turns in all", turns);
+    CHECK(turns == taken[0] + taken[1] + taken[2] + taken[3], "%" PRIu64 " turns in all", turns);
     subject_pass();
 }

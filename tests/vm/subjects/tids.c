@@ -115,7 +115,7 @@ int main(int argc, char **argv)
         void *tid = NULL;
 
         CHECK(pthread_join(threads[i], &tid) == 0 && (intptr_t)tid > facts.tid,
-              "join of %u gives %ld", i, (intptr_t)tid);
+              "join of %u gives %d", i, (int)(intptr_t)tid);
     }
     // Its holder is dead, which the kernel alone knows.
     CHECK(pthread_mutex_lock(&robust) == EOWNERDEAD, "the dead holder was not noticed");
