@@ -27,6 +27,11 @@ static uint64_t own_set(const char *name)
     return g_ascii_strtoull(line + strlen(name), NULL, 16);
 }
 
+uint64_t agent_own_caps(void)
+{
+    return own_set("\nCapEff:\t");
+}
+
 static void plan(AgentRestore *r)
 {
     const uint64_t can = own_set("\nCapPrm:\t") & own_set("\nCapBnd:\t");

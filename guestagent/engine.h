@@ -18,6 +18,7 @@ struct AgentTask {
     struct agent_tracee tracee; // tid 0: not created yet
     AgentProc *proc;
     const struct fmt_task *rec;
+    bool starts_over; // the call that rec->restart tells of begins anew instead
 };
 
 // A process of the image, and the one that becomes it.
@@ -85,6 +86,12 @@ void agent_note(AgentRestore *r, const char *kind, uint64_t pid, int64_t fd, con
 bool agent_fail_errno(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 bool agent_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
+// It goes on with what is left of a timeout.
+static inline bool agent_is_restarted(const AgentTask *t)
+{
+    return t->rec->restart != FMT_RESTART_NONE && !t->starts_over;
+}
+
 static inline AgentTask *agent_leader(const AgentProc *p)
 {
     return g_ptr_array_index(p->tasks, 0);
@@ -106,7 +113,8 @@ struct agent_aspect {
 extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspect_fd,
     agent_aspect_fs, agent_aspect_cred, agent_aspect_signal, agent_aspect_thread,
     agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
-    agent_aspect_after_cred, agent_aspect_posix_timer, agent_aspect_segments, agent_aspect_ia32;
+    agent_aspect_after_cred, agent_aspect_posix_timer, agent_aspect_segments, agent_aspect_ia32,
+    agent_aspect_seccomp;
 
 // What a kind of file does after all files have been opened, for those that refer to others.
 enum agent_file_stage {
@@ -257,6 +265,9 @@ struct agent_range {
 struct agent_vdso *agent_vdso_of(pid_t pid, bool ia32, GError **error);
 void agent_vdso_free(struct agent_vdso *vdso); // NULL-safe
 #define AGENT_SCRATCH_BYTES (64 * 1024)
+
+// cred.c: what the agent may do: a mask of CAP_*.
+uint64_t agent_own_caps(void);
 
 // timer.c
 bool agent_timer_arm(AgentProc *p, GError **error);

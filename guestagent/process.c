@@ -100,9 +100,6 @@ static void plan_task(AgentRestore *r, const AgentProc *p, const AgentTask *t)
         agent_refuse(r, "thread-fs", p->rec->pid, -1,
                      "thread %" G_GUINT64_FORMAT " has a working directory of its own",
                      t->rec->tid);
-    if (t->rec->seccomp)
-        agent_refuse(r, "seccomp", p->rec->pid, -1,
-                     "thread %" G_GUINT64_FORMAT " runs under a seccomp filter", t->rec->tid);
 }
 
 void agent_process_plan(AgentRestore *r)

@@ -20,6 +20,8 @@
 #define XFEATURE_YMM       (1ull << 2)
 #define XFEATURE_AMX       (3ull << 17)
 
+#define SYSCALL_BYTES 2 // 0f 05
+
 #define MAX_XSAVE_BYTES (64 * 1024)
 
 #define USER_CS   0x33
@@ -190,6 +192,11 @@ bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error)
     // Only what came from a system call is looked at for a restart.
     if (restarted && rec->orig_rax == -1ull)
         regs.orig_rax = (uint64_t)MAX(rec->syscall, 0);
+    if (t->starts_over) {
+        regs.rip -= SYSCALL_BYTES;
+        regs.rax = (uint64_t)MAX(rec->syscall, 0);
+        regs.orig_rax = -1ull;
+    }
     if (!set_vectors(t, error))
         return false;
     // Not the register set: its form is that of the code that the thread runs.

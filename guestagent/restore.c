@@ -23,15 +23,17 @@
  *   exe     after the mappings, before descriptors go to their places (it needs one of ours)
  *   posix_timer, signal
  *           timers and actions before pending signals
+ *   seccomp before cred, see there
  *   limit   after all that a limit could stop; of threads the leader comes last
  *   cred    after all that needs privileges in the thread or the same owner as ours; clears
  *           dumpable and pdeath_signal
  */
 static const struct agent_aspect *const aspects[] = {
-    &agent_aspect_vdso,  &agent_aspect_mm,          &agent_aspect_exe,        &agent_aspect_fs,
-    &agent_aspect_fd,    &agent_aspect_posix_timer, &agent_aspect_signal,     &agent_aspect_thread,
-    &agent_aspect_ia32,  &agent_aspect_segments,    &agent_aspect_sched,      &agent_aspect_timer,
-    &agent_aspect_limit, &agent_aspect_cred,        &agent_aspect_after_cred, &agent_aspect_regs,
+    &agent_aspect_vdso,  &agent_aspect_mm,          &agent_aspect_exe,    &agent_aspect_fs,
+    &agent_aspect_fd,    &agent_aspect_posix_timer, &agent_aspect_signal, &agent_aspect_thread,
+    &agent_aspect_ia32,  &agent_aspect_segments,    &agent_aspect_sched,  &agent_aspect_timer,
+    &agent_aspect_limit, &agent_aspect_seccomp,     &agent_aspect_cred,   &agent_aspect_after_cred,
+    &agent_aspect_regs,
 };
 
 bool agent_fail(GError **error, const char *format, ...)
@@ -183,7 +185,7 @@ static bool settle(AgentProc *p, GError **error)
 
     for (guint i = p->tasks->len; i-- > 0;) {
         AgentTask *t = g_ptr_array_index(p->tasks, i);
-        const bool armed = t->rec->restart != FMT_RESTART_NONE;
+        const bool armed = agent_is_restarted(t);
 
         if (armed && !agent_restart_arm(t, &rax[i], error))
             return false;
@@ -196,7 +198,7 @@ static bool settle(AgentProc *p, GError **error)
     for (guint i = 0; i < p->tasks->len; i++) {
         AgentTask *t = g_ptr_array_index(p->tasks, i);
 
-        if (!agent_regs_set(t, t->rec->restart != FMT_RESTART_NONE ? &rax[i] : NULL, error))
+        if (!agent_regs_set(t, agent_is_restarted(t) ? &rax[i] : NULL, error))
             return false;
     }
     return true;

@@ -77,6 +77,9 @@ uint64_t intro_files(struct intro_ctx *c, struct gva files, GError **error); // 
 uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error);       // fs.c: fs_struct
 uint64_t intro_shm(struct intro_ctx *c, struct gva inode, GError **error);   // shm.c: shmem inode
 
+// seccomp.c: the mode and the filters of a thread.
+bool intro_seccomp(struct intro_ctx *c, struct gva task, struct fmt_task *rec, GError **error);
+
 // Whether the inode is memory that no path leads to, a SHM rather than an INODE.
 bool intro_is_shm(struct intro_ctx *c, struct gva inode, bool *ret, GError **error);
 

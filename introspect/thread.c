@@ -24,7 +24,6 @@ static const struct {
     const char *kind, *text;
 } refused[] = {
     {M_task_io_uring, "io_uring", "uses io_uring"},
-    {M_task_seccomp_mode, "seccomp", "runs under seccomp"},
     {M_task_perf_event_ctxp, "perf", "has performance events (perf_event_open)"},
     {M_task_pi_blocked_on, "pi-futex", "waits for a priority-inheriting futex"},
     {M_thread_io_bitmap, "ioperm", "has access to I/O ports (ioperm)"},
@@ -131,7 +130,6 @@ static void read_attributes(IntroReader *r, struct intro_ctx *c, struct gva task
     rd_bytes(r, task, M_task_comm, comm, 16);
     rec->comm = g_utf8_make_valid(comm, -1);
     rec->no_new_privs = rd(r, task, M_task_atomic_flags) >> PFA_NO_NEW_PRIVS & 1;
-    rec->seccomp = rd_opt(r, task, M_task_seccomp_mode, 0);
     rec->personality = rd(r, task, M_task_personality);
     rec->pdeath_signal = rd(r, task, M_task_pdeath_signal);
     read_scheduling(r, task, rec);
@@ -164,6 +162,7 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
     read_attributes(&r, c, task, rec);
     if (!rd_done(&r, error) || !check_refused(c, task, error) || !check_tracer(c, task, error) ||
         !intro_sem_undo(c, task, rec, error) || !read_tables(c, task, rec, error) ||
+        !intro_seccomp(c, task, rec, error) ||
         !intro_sigpending(c, intro_member_addr(c->k, task, M_task_pending), rec->rec.objref, error))
         return false;
     if (!intro_park(c, task, mm, rec, &busy)) {

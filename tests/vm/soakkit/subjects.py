@@ -41,6 +41,8 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("signals"),
     _own("signals-cpu-timer", "cpu-timer", program="signals"),
     _own("timers"),
+    _own("seccomp"),
+    _own("seccomp-strict", "strict", program="seccomp"),
     _own("identity"),
     _own("selfproc"),
     _own("tree", prepare=True),
