@@ -91,7 +91,8 @@ static bool users(struct intro_ipc *ipc, struct gva queue, GError **error)
                            visit_waiter, &senders, error);
 }
 
-static bool read_object(struct intro_ipc *ipc, struct gva queue, struct fmt_ipc *rec, GError **error)
+static bool read_object(struct intro_ipc *ipc, struct gva queue, struct fmt_ipc *rec,
+                        GError **error)
 {
     IntroKernel *k = ipc->c->k;
     g_auto(IntroReader) r = INTRO_READER(k);

@@ -34,7 +34,8 @@ static bool users(struct intro_ipc *ipc, struct gva segment, GError **error)
     return rd_done(&r, error);
 }
 
-static bool read_object(struct intro_ipc *ipc, struct gva segment, struct fmt_ipc *rec, GError **error)
+static bool read_object(struct intro_ipc *ipc, struct gva segment, struct fmt_ipc *rec,
+                        GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(ipc->c->k);
     struct gva inode;
