@@ -331,10 +331,10 @@ static bool block_futex(IntroReader *r, struct gva block, struct reentry *e)
     const struct intro_clock *now = e->c->clock;
 
     // The kernel keeps a block for absolute times as well; there the arguments say it all, but for
-    // which of the two calls of i386 it was.
-    if (FUTEX_CMD(op) != FUTEX_WAIT_CMD && !e->call->compat) {
+    // which of the two calls of i386 it was once restart_syscall has taken the place of its number.
+    if (FUTEX_CMD(op) != FUTEX_WAIT_CMD && !(e->call->compat && e->call->nr != NR_futex)) {
         enter_again(e->call, e->rec);
-        e->rec->rax = NR_futex;
+        e->rec->rax = e->call->compat ? e->call->entered : NR_futex;
         return true;
     }
     restart_with(

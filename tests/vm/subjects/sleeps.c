@@ -177,7 +177,7 @@ static void check_sleep(const struct way *way, uint64_t ns)
     // What the ticker has not seen yet it will in a moment.
     subject_sleep_ms(3 * TICK_MS);
     const uint64_t gap =
-        __atomic_load_n(&longest_gap_ns[way->clock != CLOCK_MONOTONIC], __ATOMIC_SEQ_CST);
+        __atomic_load_n(&longest_gap_ns[way->clock == CLOCK_REALTIME], __ATOMIC_SEQ_CST);
 
     errno = saved;
     CHECK(timed_out, "%s: not a timeout: %m", way->name);
