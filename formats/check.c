@@ -23,8 +23,9 @@ static bool corrupt(GError **error, const char *format, ...)
 
 // What FILE.object must be, by FILE.kind.
 static const enum fmt_type file_objects[] = {
-    [FMT_FILE_REG] = FMT_INODE, [FMT_FILE_DIR] = FMT_INODE, [FMT_FILE_CHR] = FMT_INODE,
-    [FMT_FILE_PIPE] = FMT_PIPE, [FMT_FILE_MEMFD] = FMT_SHM, [FMT_FILE_PATH] = FMT_INODE,
+    [FMT_FILE_REG] = FMT_INODE,     [FMT_FILE_DIR] = FMT_INODE, [FMT_FILE_CHR] = FMT_INODE,
+    [FMT_FILE_PIPE] = FMT_PIPE,     [FMT_FILE_MEMFD] = FMT_SHM, [FMT_FILE_PATH] = FMT_INODE,
+    [FMT_FILE_SOCKET] = FMT_SOCKET,
 };
 
 static bool check_ref(const FmtImage *img, const struct fmt_record *rec, const struct fmt_field *f,

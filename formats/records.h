@@ -105,6 +105,7 @@ enum fmt_file_kind {
     FMT_FILE_MEMFD,       // object: SHM
     FMT_FILE_PATH,        // object: INODE of any type; a place that is not open (O_PATH)
     FMT_FILE_MQUEUE = 20, // object: MQUEUE
+    FMT_FILE_SOCKET = 30, // object: SOCKET
     FMT_FILE_OTHER = 63,  // something that was refused: listed by its name, never restored
 };
 
@@ -113,6 +114,39 @@ enum fmt_contents {
     FMT_CONTENTS_NONE,    // they do not: the target has the file
     FMT_CONTENTS_DELETED, // the file has no name: the target makes one like it
     FMT_CONTENTS_CARRIED, // made in the target where it is missing, compared where it is not
+};
+
+enum fmt_socket_state {
+    FMT_SOCKET_OPEN,      // not connected, or datagrams
+    FMT_SOCKET_LISTENING, // connections wait to be accepted
+    FMT_SOCKET_CONNECTED, // a stream or a sequence of packets; also when the other end is closed
+    FMT_SOCKET_PENDING,   // the end of a connection that waits to be accepted
+    FMT_SOCKET_CLOSED,    // has no descriptor any more: its peer or a message knows its name
+};
+
+enum fmt_socket_option {
+    FMT_SOCKET_PASSCRED = 1 << 0,
+    FMT_SOCKET_PASSSEC = 1 << 1,
+    FMT_SOCKET_PASSPIDFD = 1 << 2,
+    FMT_SOCKET_NO_PASSRIGHTS = 1 << 3, // SO_PASSRIGHTS is on by default
+    FMT_SOCKET_KEEPALIVE = 1 << 4,
+    FMT_SOCKET_LINGER = 1 << 5,
+    FMT_SOCKET_BROADCAST = 1 << 6,
+    FMT_SOCKET_OOBINLINE = 1 << 7,
+    FMT_SOCKET_DEBUG = 1 << 8,
+    FMT_SOCKET_DONTROUTE = 1 << 9,
+    FMT_SOCKET_TIMESTAMP = 1 << 10,
+    FMT_SOCKET_TIMESTAMPNS = 1 << 11,
+    FMT_SOCKET_TIMESTAMP_NEW = 1 << 12, // the two above with 64 bits of seconds
+    FMT_SOCKET_RXQ_OVFL = 1 << 13,
+    FMT_SOCKET_NOFCS = 1 << 14,
+    FMT_SOCKET_LOCK_FILTER = 1 << 15,
+    FMT_SOCKET_SELECT_ERR_QUEUE = 1 << 16,
+    FMT_SOCKET_WIFI_STATUS = 1 << 17,
+    FMT_SOCKET_REUSEADDR = 1 << 18,
+    FMT_SOCKET_REUSEPORT = 1 << 19,
+    FMT_SOCKET_NO_CHECK = 1 << 20,
+    FMT_SOCKET_INQ = 1 << 21, // of AF_UNIX
 };
 
 enum fmt_proc_state { FMT_PROC_ALIVE, FMT_PROC_STOPPED, FMT_PROC_ZOMBIE };

@@ -57,6 +57,7 @@ struct AgentRestore {
     uint64_t saved_nofile[2];    // RLIMIT_NOFILE of the agent before: soft, hard
     pid_t helper;                // what the root was cloned from, 0 when it is gone
     struct agent_tracee reaper;  // pid 1 of a new pid namespace, tid 0 for none
+    struct agent_tracee trunk;   // helper or reaper: what the root is cloned from
     struct agent_site own_site;  // where children of the agent can be driven before they have
                                  // memory of their own
     void *own_scratch;
@@ -64,9 +65,11 @@ struct AgentRestore {
     bool timens;            // the processes are in a time namespace of their own
     int64_t mono_offset_ns; // what it adds to the clocks of the initial one
     int64_t boot_offset_ns;
-    GPtrArray *created;    // of char *: new files of this machine
-    GArray *undo;          // of struct agent_undo: changes to files of this machine
-    struct agent_ipc *ipc; // ipc.c: what it made and left
+    GPtrArray *created;            // of char *: new files of this machine
+    GArray *undo;                  // of struct agent_undo: changes to files of this machine
+    struct agent_ipc *ipc;         // ipc.c: what it made and left
+    struct agent_sockets *sockets; // socket.c; NULL where the image has none
+    GPtrArray *makers;             // maker.c; NULL for none
 };
 
 // Contents of a file of this machine before we wrote to it.
@@ -127,8 +130,9 @@ typedef bool (*agent_file_fn)(AgentRestore *r, const struct fmt_file *f, GError 
 
 /*
  * One kind of open file. `plan` checks one description; `open` returns a descriptor of the agent
- * or -1. `later` has what is to be done in later stages, NULL for nothing; at each of them the
- * kinds come in the order of file.c's table. A new kind is a file with such a row and a line there.
+ * or -1; NULL where a later stage does that. `later` has what is to be done in later stages, NULL
+ * for nothing; at each of them the kinds come in the order of file.c's table. A new kind is a file
+ * with such a row and a line there.
  */
 struct agent_file_kind {
     enum fmt_file_kind kind;
@@ -138,7 +142,13 @@ struct agent_file_kind {
     agent_file_fn later[AGENT_N_FILE_STAGES];
 };
 extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_chr, agent_file_pipe,
-    agent_file_memfd, agent_file_place, agent_file_mqueue;
+    agent_file_memfd, agent_file_place, agent_file_mqueue, agent_file_socket;
+
+// socket.c
+void agent_sockets_plan(AgentRestore *r);
+// Takes away what only the restore needed, and unless all is `kept` their names as well.
+void agent_sockets_end(AgentRestore *r, bool kept);
+void agent_sockets_free(struct agent_sockets *sockets); // NULL-safe
 
 // file.c
 void agent_files_plan(AgentRestore *r);
@@ -150,6 +160,8 @@ int agent_file_fd(AgentRestore *r, uint64_t objref);
 // Moves a descriptor above all that the image uses and notes it to be closed at the end. For -1
 // it reports errno. On failure it closes it and returns -1.
 int agent_fd_up(AgentRestore *r, int fd, GError **error);
+// Says what the agent's descriptor of a FILE record is, for kinds that are opened together.
+void agent_file_set_fd(AgentRestore *r, uint64_t objref, int fd);
 // Opens what a descriptor of ours refers to once more, with other flags. -1 on failure.
 int agent_reopen(AgentRestore *r, int fd, int flags, GError **error);
 // The first process and descriptor that refer to a FILE record, for messages.
@@ -215,9 +227,12 @@ void agent_mqueue_undo(AgentRestore *r);
 
 // process.c
 void agent_process_plan(AgentRestore *r);
+bool agent_process_start(AgentRestore *r, GError **error);  // what the tree grows from
 bool agent_process_tree(AgentRestore *r, GError **error);   // all leaders, sessions
 bool agent_process_groups(AgentRestore *r, GError **error); // process groups
 bool agent_process_threads(AgentProc *p, GError **error);   // all threads but the leader
+// Whether a pid is in use on this machine, if only as the name of a process group.
+bool agent_process_is_taken(uint64_t tid);
 // Ends a process that is a zombie in the image, the way it ended there.
 bool agent_process_zombie(AgentProc *p, GError **error);
 void agent_process_kill(AgentRestore *r);

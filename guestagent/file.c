@@ -12,7 +12,7 @@
 
 static const struct agent_file_kind *const kinds[] = {
     &agent_file_reg,   &agent_file_dir,   &agent_file_chr,    &agent_file_pipe,
-    &agent_file_memfd, &agent_file_place, &agent_file_mqueue,
+    &agent_file_memfd, &agent_file_place, &agent_file_mqueue, &agent_file_socket,
 };
 
 static const struct agent_file_kind *find_kind(uint64_t kind)
@@ -43,6 +43,7 @@ static void collect(AgentRestore *r)
     const struct fmt_fd *fd;
     const struct fmt_vma *vma;
     const struct fmt_mm *mm;
+    const struct fmt_unix_right *right;
     uint64_t top = 2;
 
     r->files = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
@@ -54,6 +55,8 @@ static void collect(AgentRestore *r)
         add(r, vma->object);
     for (size_t i = 0; FMT_NEXT(r->img, MM, i, mm); i++)
         add(r, mm->exe);
+    for (size_t i = 0; FMT_NEXT(r->img, UNIX_RIGHT, i, right); i++)
+        add(r, right->file);
     r->fd_base = (int)MIN(top + 1, G_MAXINT / 2);
 }
 
@@ -63,7 +66,7 @@ static void plan_numbers(AgentRestore *r)
     // The agent's own: one for each file, two for each object, and a few per process.
     const uint64_t need = (uint64_t)r->fd_base + g_hash_table_size(r->files) +
                           2 * fmt_image_count(r->img, FMT_PIPE) + fmt_image_count(r->img, FMT_SHM) +
-                          4 * r->procs->len + 64;
+                          3 * fmt_image_count(r->img, FMT_SOCKET) + 4 * r->procs->len + 64;
     const uint64_t limit = g_file_get_contents("/proc/sys/fs/nr_open", &text, NULL, NULL)
                                ? g_ascii_strtoull(text, NULL, 10)
                                : 1 << 20;
@@ -140,7 +143,8 @@ static bool raise_limit(AgentRestore *r, GError **error)
 {
     struct rlimit limit;
     const uint64_t need = (uint64_t)r->fd_base + 2 * g_hash_table_size(r->files) +
-                          2 * fmt_image_count(r->img, FMT_SHM) + 4 * r->procs->len + 1024;
+                          2 * fmt_image_count(r->img, FMT_SHM) +
+                          3 * fmt_image_count(r->img, FMT_SOCKET) + 4 * r->procs->len + 1024;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return agent_fail_errno(error, "RLIMIT_NOFILE");
@@ -164,7 +168,11 @@ bool agent_files_open(AgentRestore *r, GError **error)
         return false;
     g_hash_table_iter_init(&iter, r->files);
     while (g_hash_table_iter_next(&iter, NULL, (void **)&f)) {
-        f->fd = find_kind(f->rec->kind)->open(r, f->rec, error);
+        const struct agent_file_kind *kind = find_kind(f->rec->kind);
+
+        if (!kind->open)
+            continue;
+        f->fd = kind->open(r, f->rec, error);
         if (f->fd < 0) {
             if (f->rec->path)
                 g_prefix_error(error, "%s: ", f->rec->path);
@@ -242,6 +250,14 @@ int agent_fd_up(AgentRestore *r, int fd, GError **error)
     if (fd >= 0)
         g_array_append_val(r->fds, fd);
     return fd;
+}
+
+void agent_file_set_fd(AgentRestore *r, uint64_t objref, int fd)
+{
+    struct agent_file *f = g_hash_table_lookup(r->files, &objref);
+
+    if (f)
+        f->fd = fd;
 }
 
 int agent_reopen(AgentRestore *r, int fd, int flags, GError **error)

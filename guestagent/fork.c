@@ -12,10 +12,11 @@
 #define HIGHEST_PID 32767
 #define TRIES       64
 
-pid_t agent_fork_high(void)
+pid_t agent_fork_high(uint64_t flags)
 {
     for (pid_t want = HIGHEST_PID; want > HIGHEST_PID - TRIES; want--) {
         struct clone_args args = {
+            .flags = flags,
             .exit_signal = SIGCHLD,
             .set_tid = (uint64_t)(uintptr_t)&want,
             .set_tid_size = 1,
@@ -25,5 +26,7 @@ pid_t agent_fork_high(void)
         if (pid >= 0)
             return (pid_t)pid;
     }
-    return fork();
+    struct clone_args args = {.flags = flags, .exit_signal = SIGCHLD};
+
+    return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 }

@@ -2,8 +2,10 @@
 // Forking helpers of the agent whose pids are in nobody's way.
 #pragma once
 
+#include <stdint.h>
 #include <sys/types.h>
 
 // Like fork(), but the child gets a free pid from the top of the range: fresh guests hand out the
-// same small numbers, and the next one may well be what an image wants. Falls back to fork().
-pid_t agent_fork_high(void);
+// same small numbers, and the next one may well be what an image wants. Falls back to whatever pid
+// comes. `flags`: CLONE_FILES or 0.
+pid_t agent_fork_high(uint64_t flags);

@@ -186,6 +186,7 @@ void agent_restore_free(AgentRestore *r)
     agent_ipc_free(r->ipc);
     g_array_unref(r->undo);
     g_ptr_array_unref(r->created);
+    agent_sockets_free(r->sockets);
     g_array_unref(r->fds);
     g_hash_table_unref(r->objects);
     g_ptr_array_unref(r->procs);

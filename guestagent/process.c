@@ -12,7 +12,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -48,7 +50,7 @@ static AgentProc *proc_by_pid(const AgentRestore *r, uint64_t pid)
     return NULL;
 }
 
-static bool is_taken(uint64_t tid)
+bool agent_process_is_taken(uint64_t tid)
 {
     // A number is also in use while a process group is named by it.
     return kill((pid_t)tid, 0) == 0 || errno != ESRCH || kill(-(pid_t)tid, 0) == 0 ||
@@ -88,7 +90,7 @@ static void plan_task(AgentRestore *r, const AgentProc *p, const AgentTask *t)
 {
     const AgentTask *leader = agent_leader(p);
 
-    if (!r->opt.new_pid_namespace && is_taken(t->rec->tid))
+    if (!r->opt.new_pid_namespace && agent_process_is_taken(t->rec->tid))
         agent_refuse(r, "pid-taken", p->rec->pid, -1,
                      "pid %" G_GUINT64_FORMAT " is in use on this machine", t->rec->tid);
     if (r->opt.new_pid_namespace && t->rec->tid == 1)
@@ -163,6 +165,20 @@ static void G_GNUC_NORETURN helper_main(AgentRestore *r, int report)
         pause();
 }
 
+// Not by the end of the pipe: we hold both ends ourselves.
+static bool wait_report(pid_t helper, int report, struct helper_report *ret)
+{
+    const int pidfd = (int)syscall(SYS_pidfd_open, helper, 0);
+    struct pollfd fds[] = {{report, POLLIN, 0}, {pidfd, POLLIN, 0}};
+
+    while (poll(fds, G_N_ELEMENTS(fds), -1) < 0 && errno == EINTR)
+        ;
+    const bool told = fds[0].revents && read(report, ret, sizeof *ret) == sizeof *ret;
+
+    close(pidfd);
+    return told;
+}
+
 static bool start_helper(AgentRestore *r, GError **error)
 {
     struct helper_report msg;
@@ -174,21 +190,20 @@ static bool start_helper(AgentRestore *r, GError **error)
     // Everybody is born with all signals blocked and keeps them so until its last step.
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
-    r->helper = agent_fork_high();
+    // It has our descriptors, those of later too: who clones it may make some for us (maker.c).
+    r->helper = agent_fork_high(CLONE_FILES);
     if (r->helper == 0)
         helper_main(r, report[1]);
     sigprocmask(SIG_SETMASK, &before, NULL);
+    const bool told = r->helper > 0 && wait_report(r->helper, report[0], &msg);
+
+    close(report[0]);
     close(report[1]);
     if (r->helper < 0) {
         r->helper = 0;
-        close(report[0]);
         return agent_fail_errno(error, "fork");
     }
-
-    ssize_t n = read(report[0], &msg, sizeof msg);
-
-    close(report[0]);
-    if (n != sizeof msg)
+    if (!told)
         return agent_fail(error, "the helper process died");
     if (msg.error) {
         errno = msg.error;
@@ -256,22 +271,23 @@ static bool grow(AgentProc *p, GError **error)
     return clone_children(p, true, error);
 }
 
-static bool end_helper(AgentRestore *r, const struct agent_tracee *helper, GError **error)
+static bool end_helper(AgentRestore *r, GError **error)
 {
     int status;
 
     // It cannot be left to return: the agent waits for it here.
-    if (kill(helper->tid, SIGKILL) < 0)
+    if (kill(r->helper, SIGKILL) < 0)
         return agent_fail_errno(error, "kill");
-    while (waitpid(helper->tid, &status, __WALL) == helper->tid && WIFSTOPPED(status))
+    while (waitpid(r->helper, &status, __WALL) == r->helper && WIFSTOPPED(status))
         ;
     r->helper = 0;
     return true;
 }
 
-bool agent_process_tree(AgentRestore *r, GError **error)
+bool agent_process_start(AgentRestore *r, GError **error)
 {
     struct agent_vdso *here = agent_vdso_of(getpid(), false, error);
+    struct clone_args args = {.flags = CLONE_FILES, .exit_signal = SIGCHLD};
 
     if (!here)
         return false;
@@ -287,22 +303,21 @@ bool agent_process_tree(AgentRestore *r, GError **error)
     }
     if (!agent_stub_open(r, error) || !start_helper(r, error))
         return false;
-
-    struct agent_tracee helper = {r->helper, &r->own_site};
-    const struct agent_tracee *parent = &helper;
-
-    if (!forget_rseq(&helper, error))
+    r->trunk = (struct agent_tracee){r->helper, &r->own_site};
+    if (!forget_rseq(&r->trunk, error))
         return false;
-    if (r->opt.new_pid_namespace) {
-        struct clone_args args = {.exit_signal = SIGCHLD};
+    if (!r->opt.new_pid_namespace)
+        return true;
+    r->reaper.site = &r->own_site;
+    if (!agent_remote_clone(&r->trunk, &args, NULL, 0, &r->reaper.tid, error))
+        return false;
+    r->trunk = r->reaper;
+    return true;
+}
 
-        r->reaper.site = &r->own_site;
-        if (!agent_remote_clone(&helper, &args, NULL, 0, &r->reaper.tid, error))
-            return false;
-        parent = &r->reaper;
-    }
-    if (!clone_process(g_ptr_array_index(r->procs, 0), parent, error) ||
-        !end_helper(r, &helper, error))
+bool agent_process_tree(AgentRestore *r, GError **error)
+{
+    if (!clone_process(g_ptr_array_index(r->procs, 0), &r->trunk, error) || !end_helper(r, error))
         return false;
     for (guint i = 0; i < r->procs->len; i++) {
         if (!grow(g_ptr_array_index(r->procs, i), error))
@@ -396,7 +411,8 @@ bool agent_process_release_reaper(AgentRestore *r, GError **error)
     if (!agent_remote_put(t, 0, name, sizeof name, &at, error) ||
         !agent_remote(t, "prctl", SYS_prctl, NULL, error, PR_SET_NAME, at) ||
         !agent_remote(t, "setsid", SYS_setsid, NULL, error, 0) ||
-        !agent_remote(t, "close_range", SYS_close_range, NULL, error, 0, ~0u) ||
+        !agent_remote(t, "close_range", SYS_close_range, NULL, error, 0, ~0u,
+                      CLOSE_RANGE_UNSHARE) ||
         !agent_remote_settle(t, error))
         return false;
     if (ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0)

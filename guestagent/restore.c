@@ -71,6 +71,7 @@ AgentRestore *agent_restore_plan(FmtImage *meta, const struct agent_restore_opti
     agent_plan_machine(r);
     agent_process_plan(r);
     agent_files_plan(r);
+    agent_sockets_plan(r);
     agent_shm_plan(r);
     agent_ipc_plan(r);
     agent_time_plan(r);
@@ -104,8 +105,9 @@ bool agent_restore_build(AgentRestore *r, GError **error)
 {
     // All descriptors before the first process, which inherits them.
     if (!agent_files_open(r, error) || !agent_shm_open(r, error) ||
-        !agent_files_stage(r, AGENT_FILE_CONNECT, error) || !agent_process_tree(r, error) ||
-        !agent_process_groups(r, error) || !agent_ipc_make(r, error))
+        !agent_process_start(r, error) || !agent_files_stage(r, AGENT_FILE_CONNECT, error) ||
+        !agent_process_tree(r, error) || !agent_process_groups(r, error) ||
+        !agent_ipc_make(r, error))
         return false;
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
@@ -267,6 +269,7 @@ bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error)
                            t->rec->tid);
         }
     }
+    agent_sockets_end(r, true);
     close_all(r);
     agent_restore_free(r);
     if (ret_pids)
@@ -278,6 +281,7 @@ void agent_restore_abort(AgentRestore *r)
 {
     if (!r)
         return;
+    agent_sockets_end(r, false);
     agent_process_kill(r);
     agent_ipc_undo(r);
     agent_mqueue_undo(r);

@@ -41,7 +41,7 @@ AgentWorker *agent_worker_start(const struct agent_frame *request, GError **erro
         agent_set_errno(error, AGENT_ERROR_FAILED, "socketpair");
         return NULL;
     }
-    pid = agent_fork_high();
+    pid = agent_fork_high(0);
     if (pid == 0) {
         // Only the socket is kept: restored processes must not inherit the port.
         dup2(pair[1], 3);

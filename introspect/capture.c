@@ -189,9 +189,10 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
         if (!intro_proc(c, g_array_index(tree, struct gva, i), error))
             return false;
     c->pid = c->opt->pid;
-    return intro_ipc(c, error) && intro_mqueue_check_peers(c, error) &&
-           intro_mm_check_peers(c, error) && intro_pipe_check_peers(c, error) &&
-           intro_shm_check_peers(c, error);
+    // First: files in flight are found by it.
+    return intro_unix_finish(c, error) && intro_unix_check_peers(c, error) && intro_ipc(c, error) &&
+           intro_mqueue_check_peers(c, error) && intro_mm_check_peers(c, error) &&
+           intro_pipe_check_peers(c, error) && intro_shm_check_peers(c, error);
 }
 
 static bool take(struct intro_ctx *c, const struct vmm_clock *machine, GError **error)
@@ -253,6 +254,7 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
     take(&c, clock, &failure);
     enum intro_capture_result result = judge(cap, &c, g_steal_pointer(&failure), why, error);
     g_clear_error(&c.busy);
+    g_clear_pointer(&c.sockets, g_array_unref);
     return result;
 }
 

@@ -29,9 +29,10 @@ struct intro_ctx {
     const struct intro_clock *clock;
     GArray *vcpus;
     struct gva root_task;
-    GError *busy; // the first thread that was not at a safe point; owned
-    uint64_t pid; // process that is being read, for messages
-    int64_t fd;   // descriptor that is being read, -1 for none
+    GArray *sockets; // of struct intro_sock (socket.h): those found so far; NULL for none
+    GError *busy;    // the first thread that was not at a safe point; owned
+    uint64_t pid;    // process that is being read, for messages
+    int64_t fd;      // descriptor that is being read, -1 for none
 };
 
 // The objref of the record made for the kernel object at `at`, 0 if there is none yet.
@@ -90,6 +91,12 @@ bool intro_root(struct intro_ctx *c, struct intro_path *ret, GError **error);
 // pipes and shared memory that somebody outside of the tree uses as well, and say who.
 bool intro_pipe_check_peers(struct intro_ctx *c, GError **error);
 bool intro_shm_check_peers(struct intro_ctx *c, GError **error);
+
+// To be called when all descriptor tables have been read, and before the checks above: reads what
+// waits in unix sockets, with the files in flight, and finds their peers. The check refuses sockets
+// that lead out of the tree.
+bool intro_unix_finish(struct intro_ctx *c, GError **error);
+bool intro_unix_check_peers(struct intro_ctx *c, GError **error);
 
 // pagecache.c: wants every page cache page of the inode in [start, end) (byte offsets) for `owner`.
 // CLEAN pages of files; DATA for SHM. Refuses swapped-out entries.

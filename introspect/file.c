@@ -4,6 +4,7 @@
 
 #include "introspect/ipc.h"
 #include "introspect/reader.h"
+#include "introspect/socket.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -96,6 +97,17 @@ static bool record_mqueue(struct intro_opened *o, GError **error)
     return (o->rec->object = intro_mqueue(o->c, o->inode, o->name, o->rec->deleted, error)) != 0;
 }
 
+static bool record_socket(struct intro_opened *o, GError **error)
+{
+    if (!intro_socket(o->c, o->inode, &o->rec->object, error))
+        return false;
+    if (o->rec->object)
+        return true;
+    o->rec->kind = FMT_FILE_OTHER;
+    o->rec->path = g_strdup(o->name);
+    return true;
+}
+
 // Listed for people only.
 static bool record_name(struct intro_opened *o, GError **error)
 {
@@ -133,7 +145,7 @@ static const struct file_kind {
     {0, SHMEM, "/SYSV", REFUSED, "sysv-shm", "a System V shared memory segment"},
     {0, SHMEM, NULL, REFUSED, "kernel-memory", "memory of a driver"},
     {0, "pipefs", NULL, FMT_FILE_PIPE, record_pipe, NULL, NULL},
-    {0, "sockfs", NULL, REFUSED, "socket", "a socket"},
+    {0, "sockfs", NULL, FMT_FILE_SOCKET, record_socket, NULL, NULL},
     {0, "pidfs", NULL, REFUSED, "pidfd", "a pidfd"},
     {0, "nsfs", NULL, REFUSED, "namespace", "a namespace"},
     {S_IFREG, "mqueue", NULL, FMT_FILE_MQUEUE, record_mqueue, NULL, NULL},
