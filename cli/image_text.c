@@ -103,7 +103,7 @@ static void print_vmas(const FmtImage *img, const struct fmt_proc *proc)
         printf("  map  %012" G_GINT64_MODIFIER "x-%012" G_GINT64_MODIFIER "x %c%c%c%c %s\n",
                vma->start, vma->end, vma->flags & FMT_VMA_READ ? 'r' : '-',
                vma->flags & FMT_VMA_WRITE ? 'w' : '-', vma->flags & FMT_VMA_EXEC ? 'x' : '-',
-               vma->flags & FMT_VMA_SHARED ? 's' : 'p', name);
+               fmt_vma_is_shared(vma) ? 's' : 'p', name);
     }
 }
 

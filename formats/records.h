@@ -75,7 +75,17 @@ enum fmt_vma_flag {
     FMT_VMA_RAND_READ = 1 << 19, // MADV_RANDOM
     FMT_VMA_ACCOUNT = 1 << 20,
     FMT_VMA_SYNC = 1 << 21,
+    FMT_VMA_MAYSHARE =
+        1 << 22, // mapped MAP_SHARED; without SHARED: of a file open for reading only
+    FMT_VMA_DROPPABLE = 1 << 23, // MAP_DROPPABLE
+    FMT_VMA_SEALED = 1 << 24,    // mseal
 };
+
+// Whether what is written to the mapping shows in the object, if it can be written to at all.
+static inline int fmt_vma_is_shared(const struct fmt_vma *vma)
+{
+    return (vma->flags & (FMT_VMA_SHARED | FMT_VMA_MAYSHARE)) != 0;
+}
 
 enum fmt_vma_kind {
     FMT_VMA_ANON,     // private anonymous: heap, stacks, malloc arenas

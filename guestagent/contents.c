@@ -89,10 +89,8 @@ static bool compare_hash(int fd, const char *path, uint64_t offset, uint64_t siz
 static bool shm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
                       const void *data, uint64_t size, GError **error)
 {
-    const int fd = agent_shm_fd(r, pages->owner, error);
-
     // Fresh shared memory is zero already.
-    return fd >= 0 && (!data || write_file(fd, offset, data, size, error));
+    return !data || agent_shm_write(r, pages->owner, offset, data, size, error);
 }
 
 // A file with this inode, open for reading, and its path.

@@ -207,6 +207,10 @@ int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error);
 void agent_shm_plan(AgentRestore *r);
 bool agent_shm_open(AgentRestore *r, GError **error);
 bool agent_shm_seal(AgentRestore *r, GError **error);
+// A descriptor that gives a mapping the rights it had, -1 on failure.
+int agent_shm_map_fd(AgentRestore *r, const struct fmt_vma *vma, GError **error);
+bool agent_shm_write(AgentRestore *r, uint64_t objref, uint64_t offset, const void *data,
+                     uint64_t size, GError **error);
 
 // pipe.c: closes the ends that were kept for processes to come.
 void agent_pipes_finish(AgentRestore *r);
@@ -243,7 +247,14 @@ bool agent_process_release_reaper(AgentRestore *r, GError **error);
 bool agent_mm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,
                     uint64_t size, GError **error);
 const struct fmt_vma *agent_mm_vma(const AgentProc *p, uint64_t addr);
+bool agent_mm_map(AgentProc *p, const struct fmt_vma *vma, GError **error);
+uint64_t agent_mm_prot(const struct fmt_vma *vma); // PROT_*
+bool agent_mm_is_open(const struct fmt_vma *vma);  // is writable until agent_mm_settle()
 AgentProc *agent_mm_owner(AgentRestore *r, uint64_t mm);
+
+// mm_settle.c: what mappings get when all contents are there
+void agent_mm_settle_plan(AgentRestore *r);
+bool agent_mm_settle(AgentProc *p, GError **error);
 
 // contents.c
 bool agent_contents(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,

@@ -65,7 +65,8 @@ static void plan_numbers(AgentRestore *r)
     g_autofree char *text = NULL;
     // The agent's own: one for each file, two for each object, and a few per process.
     const uint64_t need = (uint64_t)r->fd_base + g_hash_table_size(r->files) +
-                          2 * fmt_image_count(r->img, FMT_PIPE) + fmt_image_count(r->img, FMT_SHM) +
+                          2 * fmt_image_count(r->img, FMT_PIPE) +
+                          2 * fmt_image_count(r->img, FMT_SHM) +
                           3 * fmt_image_count(r->img, FMT_SOCKET) + 4 * r->procs->len + 64;
     const uint64_t limit = g_file_get_contents("/proc/sys/fs/nr_open", &text, NULL, NULL)
                                ? g_ascii_strtoull(text, NULL, 10)

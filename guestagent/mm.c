@@ -19,6 +19,9 @@
 #define PR_SET_VMA           0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
 #endif
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08
+#endif
 
 #define LA47_END 0x7ffffffff000ull
 
@@ -29,8 +32,6 @@ static const struct {
     bool hint; // a kernel without it runs the program as well
     const char *name;
 } advices[] = {
-    {FMT_VMA_DONTCOPY, MADV_DONTFORK, false, "MADV_DONTFORK"},
-    {FMT_VMA_WIPEONFORK, MADV_WIPEONFORK, false, "MADV_WIPEONFORK"},
     {FMT_VMA_DONTDUMP, MADV_DONTDUMP, false, "MADV_DONTDUMP"},
     {FMT_VMA_HUGEPAGE, MADV_HUGEPAGE, true, "MADV_HUGEPAGE"},
     {FMT_VMA_NOHUGEPAGE, MADV_NOHUGEPAGE, true, "MADV_NOHUGEPAGE"},
@@ -97,13 +98,8 @@ static void plan_vma(AgentRestore *r, const AgentProc *p, const struct fmt_vma *
         agent_refuse(r, "vma-kind", p->rec->pid, -1,
                      "%s is of kind %" G_GUINT64_FORMAT ", which is not supported", where,
                      vma->kind);
-    if (vma->flags & FMT_VMA_HUGETLB)
-        agent_refuse(r, "hugetlb", p->rec->pid, -1, "%s uses hugetlb pages", where);
     if (vma->flags & FMT_VMA_SYNC)
         agent_refuse(r, "map-sync", p->rec->pid, -1, "%s was made with MAP_SYNC", where);
-    if (vma->pkey)
-        agent_refuse(r, "pkey", p->rec->pid, -1, "%s has memory protection key %" G_GUINT64_FORMAT,
-                     where, vma->pkey);
     if (vma->kind == FMT_VMA_FILE && !fmt_image_by_ref(r->img, vma->object, FMT_FILE))
         agent_refuse(r, "vma", p->rec->pid, -1, "%s has no file in the image", where);
     if (vma->kind == FMT_VMA_SHM && !fmt_image_by_ref(r->img, vma->object, FMT_SHM))
@@ -159,6 +155,7 @@ static void plan(AgentRestore *r)
         }
     }
     plan_memory(r);
+    agent_mm_settle_plan(r);
 }
 
 static bool advise(AgentProc *p, const struct fmt_vma *vma, GError **error)
@@ -191,7 +188,8 @@ static bool give_name(AgentProc *p, const struct fmt_vma *vma, GError **error)
     int64_t ret;
 
     // Names in brackets are the kernel's own: [heap], [stack].
-    if (vma->kind != FMT_VMA_ANON || !vma->name || vma->name[0] == '[')
+    if ((vma->kind != FMT_VMA_ANON && vma->kind != FMT_VMA_SHM) || !vma->name ||
+        vma->name[0] == '[')
         return true;
     if (!agent_remote_put(t, 0, vma->name, strlen(vma->name) + 1, &at, error))
         return false;
@@ -201,32 +199,64 @@ static bool give_name(AgentProc *p, const struct fmt_vma *vma, GError **error)
     return agent_remote_raw(t, SYS_prctl, args, &ret, error); // a kernel without names does without
 }
 
-static bool map(AgentProc *p, const struct fmt_vma *vma, GError **error)
+uint64_t agent_mm_prot(const struct fmt_vma *vma)
+{
+    return (vma->flags & FMT_VMA_READ ? PROT_READ : 0) |
+           (vma->flags & FMT_VMA_WRITE ? PROT_WRITE : 0) |
+           (vma->flags & FMT_VMA_EXEC ? PROT_EXEC : 0);
+}
+
+static uint64_t map_flags(const struct fmt_vma *vma)
+{
+    uint64_t type = fmt_vma_is_shared(vma) ? MAP_SHARED : MAP_PRIVATE;
+
+    type = vma->flags & FMT_VMA_DROPPABLE ? MAP_DROPPABLE : type;
+    return type | MAP_FIXED_NOREPLACE | (vma->kind == FMT_VMA_ANON ? MAP_ANONYMOUS : 0) |
+           (vma->flags & FMT_VMA_NORESERVE ? MAP_NORESERVE : 0) |
+           (vma->flags & FMT_VMA_GROWSDOWN ? MAP_GROWSDOWN : 0);
+}
+
+// A mapping that was writable once, so that what it may need was accounted for, and still is; and
+// huge pages, which cannot be written with force. It stays open until it has its contents.
+bool agent_mm_is_open(const struct fmt_vma *vma)
+{
+    return !fmt_vma_is_shared(vma) && !(vma->flags & FMT_VMA_WRITE) &&
+           vma->flags & (FMT_VMA_ACCOUNT | FMT_VMA_HUGETLB);
+}
+
+static bool is_forced(const struct fmt_vma *vma)
+{
+    return !(vma->flags & FMT_VMA_WRITE) && !agent_mm_is_open(vma);
+}
+
+static bool map_object(AgentProc *p, const struct fmt_vma *vma, int *ret, GError **error)
+{
+    *ret = -1;
+    if (vma->kind == FMT_VMA_ANON)
+        return true;
+    if (vma->kind == FMT_VMA_SHM)
+        *ret = agent_shm_map_fd(p->r, vma, error);
+    else if ((*ret = agent_file_fd(p->r, vma->object)) < 0)
+        return agent_fail(error, "a mapped file is not open");
+    return *ret >= 0;
+}
+
+// PROT_EXEC alone would take a protection key: such a mapping gets its own in agent_mm_settle().
+bool agent_mm_map(AgentProc *p, const struct fmt_vma *vma, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
-    uint64_t prot = 0, flags = MAP_FIXED_NOREPLACE, offset = 0;
+    const uint64_t bytes = vma->end - vma->start, prot = agent_mm_prot(vma);
     int64_t at;
-    int fd = -1;
+    int fd;
 
     if (agent_ipc_is_segment(p->r, vma))
         return agent_ipc_attach(p, vma, error) && advise(p, vma, error);
-    prot |= vma->flags & FMT_VMA_READ ? PROT_READ : 0;
-    prot |= vma->flags & FMT_VMA_WRITE ? PROT_WRITE : 0;
-    prot |= vma->flags & FMT_VMA_EXEC ? PROT_EXEC : 0;
-    flags |= vma->flags & FMT_VMA_SHARED ? MAP_SHARED : MAP_PRIVATE;
-    flags |= vma->flags & FMT_VMA_NORESERVE ? MAP_NORESERVE : 0;
-    flags |= vma->flags & FMT_VMA_GROWSDOWN ? MAP_GROWSDOWN : 0;
-    if (vma->kind == FMT_VMA_ANON) {
-        flags |= MAP_ANONYMOUS;
-    } else {
-        fd = vma->kind == FMT_VMA_SHM ? agent_shm_fd(p->r, vma->object, error)
-                                      : agent_file_fd(p->r, vma->object);
-        offset = vma->offset_bytes;
-        if (fd < 0)
-            return vma->kind != FMT_VMA_SHM && agent_fail(error, "a mapped file is not open");
-    }
-    if (!agent_remote(t, "mmap", SYS_mmap, &at, error, vma->start, vma->end - vma->start, prot,
-                      flags, (uint64_t)(int64_t)fd, offset))
+    if (!map_object(p, vma, &fd, error) ||
+        !agent_remote(t, "mmap", SYS_mmap, &at, error, vma->start, bytes,
+                      prot | (agent_mm_is_open(vma) ? PROT_READ | PROT_WRITE : 0) |
+                          (prot == PROT_EXEC ? PROT_READ : 0),
+                      map_flags(vma), (uint64_t)(int64_t)fd,
+                      vma->kind == FMT_VMA_ANON ? 0 : vma->offset_bytes))
         return false;
     if ((uint64_t)at != vma->start)
         return agent_fail(error, "the kernel gave address %" G_GINT64_MODIFIER "x", at);
@@ -240,7 +270,7 @@ static bool build(AgentProc *p, GError **error)
 
         if (vma->kind == FMT_VMA_VDSO || vma->kind == FMT_VMA_VVAR)
             continue;
-        if (!map(p, vma, error)) {
+        if (!agent_mm_map(p, vma, error)) {
             g_prefix_error(error,
                            "process %" G_GUINT64_FORMAT ": mapping %" G_GINT64_MODIFIER
                            "x-%" G_GINT64_MODIFIER "x: ",
@@ -306,7 +336,7 @@ static bool mark(AgentProc *p, const struct fmt_vma *vma, uint64_t addr, uint64_
 
     for (uint64_t i = 0; i < n; i++)
         marks[i] = (struct agent_place_mark){p->r->opt.place_nonce, addr + i * FMT_PAGE_BYTES};
-    if (!(vma->flags & FMT_VMA_WRITE)) {
+    if (is_forced(vma)) {
         for (uint64_t i = 0; i < n; i++)
             if (!write_forced(p, marks[i].address, &marks[i], sizeof *marks, error))
                 return false;
@@ -347,9 +377,8 @@ static bool piece(AgentProc *p, const struct fmt_vma *vma, enum fmt_pages_kind k
         data = zeros = g_malloc0(size);
     // What the program may not write itself needs the force of /proc/PID/mem, which copies page by
     // page.
-    return vma->flags & FMT_VMA_WRITE
-               ? agent_remote_write(&agent_leader(p)->tracee, addr, data, size, error)
-               : write_forced(p, addr, data, size, error);
+    return is_forced(vma) ? write_forced(p, addr, data, size, error)
+                          : agent_remote_write(&agent_leader(p)->tracee, addr, data, size, error);
 }
 
 bool agent_mm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,
@@ -360,7 +389,7 @@ bool agent_mm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t add
     while (size > 0) {
         const struct fmt_vma *vma = p ? agent_mm_vma(p, addr) : NULL;
 
-        if (!vma || (vma->flags & FMT_VMA_SHARED && pages->kind != FMT_PAGES_CLEAN)) {
+        if (!vma || (fmt_vma_is_shared(vma) && pages->kind != FMT_PAGES_CLEAN)) {
             g_set_error(error, AGENT_ERROR, AGENT_ERROR_IMAGE,
                         "contents for address %" G_GINT64_MODIFIER
                         "x, where the image has no private mapping",
@@ -378,31 +407,9 @@ bool agent_mm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t add
     return true;
 }
 
-static bool finish(AgentProc *p, GError **error)
-{
-    const struct agent_tracee *t = &agent_leader(p)->tracee;
-
-    for (guint i = 0; i < p->vmas->len; i++) {
-        const struct fmt_vma *vma = g_ptr_array_index(p->vmas, i);
-        const uint64_t how = vma->flags & FMT_VMA_LOCKONFAULT ? MLOCK_ONFAULT : 0;
-
-        if (vma->flags & FMT_VMA_LOCKED && vma->kind != FMT_VMA_VDSO && vma->kind != FMT_VMA_VVAR &&
-            !agent_remote(t, "mlock2", SYS_mlock2, NULL, error, vma->start, vma->end - vma->start,
-                          how))
-            return false;
-    }
-    if (p->mm->def_flags & FMT_VMA_LOCKED) {
-        const uint64_t how =
-            MCL_FUTURE | (p->mm->def_flags & FMT_VMA_LOCKONFAULT ? MCL_ONFAULT : 0);
-
-        return agent_remote(t, "mlockall", SYS_mlockall, NULL, error, how);
-    }
-    return true;
-}
-
 const struct agent_aspect agent_aspect_mm = {
     .name = "memory",
     .plan = plan,
     .build = build,
-    .finish = finish,
+    .finish = agent_mm_settle,
 };

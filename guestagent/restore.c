@@ -20,6 +20,7 @@
  * The order of the columns build, finish and finish_task (engine.h). What it must keep:
  *   vdso    parks first, so that all addresses of the image are free; decides its final place after
  *           the contents have come
+ *   memory  closes and seals it when it has its contents
  *   exe     after the mappings, before descriptors go to their places (it needs one of ours)
  *   posix_timer, signal
  *           timers and actions before pending signals
@@ -211,7 +212,7 @@ bool agent_restore_finish(AgentRestore *r, GError **error)
     if (!agent_inodes_finish(r, error))
         return false;
     agent_pipes_finish(r);
-    if (!agent_ipc_fill(r, error) || !agent_mqueue_finish(r, error))
+    if (!agent_shm_seal(r, error) || !agent_ipc_fill(r, error) || !agent_mqueue_finish(r, error))
         return false;
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
@@ -225,7 +226,7 @@ bool agent_restore_finish(AgentRestore *r, GError **error)
         if (p->rec->state != FMT_PROC_ZOMBIE && !finish_process(p, error))
             return false;
     }
-    if (!agent_shm_seal(r, error) || !agent_files_stage(r, AGENT_FILE_ARM, error))
+    if (!agent_files_stage(r, AGENT_FILE_ARM, error))
         return false;
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);

@@ -9,25 +9,27 @@
  * Whose pages are captured how:
  *
  *   private anonymous     what the page tables show, DATA of the address space
+ *   private of /dev/zero  likewise: to the kernel it is anonymous memory with a file
  *   private of a file     copied-on-write pages likewise; the file's own from the page cache, CLEAN
  *   private of a memfd    copied-on-write pages alone: the others are the memfd's
  *   shared of a file      the page cache, CLEAN: the target's file must hold the same; but DATA where
  *                         the program has written to the mapping: these pages go into the target's file
  *   shared without a file the page cache of the shmem inode, DATA of the SHM
  *   vdso                  the kernel's image of it (all of it, touched or not)
+ *   huge pages (hugetlb)  as shared and private without a file: their file is the kernel's
  *   vvar                  nothing: the target's kernel has its own
  */
 // clang-format on
 
 // include/linux/mm.h; these bits are the same in every release from 5.10 on.
 #define VM_SHARED       0x00000008ull
-#define VM_UFFD_MISSING 0x00000200ull
 #define VM_PFNMAP       0x00000400ull
-#define VM_UFFD_WP      0x00001000ull
 #define VM_IO           0x00004000ull
 #define VM_HUGETLB      0x00400000ull
 #define VM_MIXEDMAP     0x10000000ull
 #define VM_PKEY_SHIFT   32
+#define DEV_ZERO        0x105        // 1:5, as new_encode_dev gives it
+#define VM_SHADOW_STACK (1ull << 37) // since 6.6; VM_UFFD_MINOR in 5.13-6.5
 
 static const struct {
     uint64_t kernel, image;
@@ -43,6 +45,8 @@ static const struct {
     {0x00800000, FMT_VMA_SYNC},        {0x02000000, FMT_VMA_WIPEONFORK},
     {0x04000000, FMT_VMA_DONTDUMP},    {0x20000000, FMT_VMA_HUGEPAGE},
     {0x40000000, FMT_VMA_NOHUGEPAGE},  {0x80000000, FMT_VMA_MERGEABLE},
+    {0x00000080, FMT_VMA_MAYSHARE},    {1ull << 40, FMT_VMA_DROPPABLE}, // since 6.11
+    {1ull << 42, FMT_VMA_SEALED},      {1ull << 63, FMT_VMA_SEALED},    // since 6.10 the second
 };
 
 uint64_t intro_vma_flags(uint64_t vm_flags)
@@ -60,6 +64,7 @@ struct mapping {
     struct fmt_vma *rec;
     struct gva vma, mm, file, inode;
     uint64_t vm_flags;
+    bool swapped;  // some page is, and it has been refused
     GError *error; // of a page walk's callback
 };
 
@@ -81,11 +86,55 @@ static bool is_anon(struct mapping *m, struct gpa frame, bool *ret)
     return rd_done(&r, &m->error);
 }
 
+// Entries that are neither empty nor present (include/linux/swap.h): a type above the offset, which
+// is stored inverted. Types below the first are swap areas; the last are markers since 5.19.
+#define SWP_TYPE_SHIFT   59
+#define SWP_OFFSET_MASK  ((1ull << 50) - 1) // bits 9..58
+#define SWP_OFFSET_SHIFT 9
+#define SWP_TYPE_SPECIAL 23
+#define SWP_PTE_MARKER   31
+#define MARKER_POISONED  (1u << 1)
+#define MARKER_GUARD     (1u << 2) // since 6.13
+
+static void add_guard(struct mapping *m, uint64_t at)
+{
+    size_t n = fmt_image_count(m->c->img, FMT_GUARD);
+    struct fmt_guard *last = n ? fmt_image_nth(m->c->img, FMT_GUARD, n - 1) : NULL;
+
+    if (last && last->mm == m->rec->mm && last->end == at && at > m->rec->start) {
+        last->end += VMM_PAGE_BYTES;
+        return;
+    }
+    struct fmt_guard *guard = fmt_image_add(m->c->img, FMT_GUARD);
+    guard->mm = m->rec->mm;
+    guard->start = at;
+    guard->end = at + VMM_PAGE_BYTES;
+}
+
 static bool not_in_memory(struct mapping *m, const struct intro_user_page *page)
 {
+    uint64_t type = page->entry >> SWP_TYPE_SHIFT;
+    uint64_t marker = ~(page->entry >> SWP_OFFSET_SHIFT) & SWP_OFFSET_MASK;
+
+    if (type == SWP_PTE_MARKER && marker & MARKER_GUARD) {
+        add_guard(m, page->at.addr);
+        return true;
+    }
+    if (type == SWP_PTE_MARKER && marker & MARKER_POISONED) {
+        intro_refuse(m->c, "poisoned-page", "has a poisoned page at %" G_GINT64_MODIFIER "x",
+                     page->at.addr);
+        return true;
+    }
+    if (type < SWP_TYPE_SPECIAL) {
+        // One refusal says it for the whole mapping.
+        if (!m->swapped)
+            intro_refuse(m->c, "swap", "page at %" G_GINT64_MODIFIER "x is swapped out",
+                         page->at.addr);
+        m->swapped = true;
+        return true;
+    }
     g_set_error(&m->error, INTRO_ERROR, INTRO_ERROR_NOT_PRESENT,
-                "page at %" G_GINT64_MODIFIER "x of process %" G_GUINT64_FORMAT
-                " is swapped out or being moved",
+                "page at %" G_GINT64_MODIFIER "x of process %" G_GUINT64_FORMAT " is being moved",
                 page->at.addr, m->c->pid);
     return false;
 }
@@ -210,21 +259,40 @@ static bool capture_special(struct mapping *m, GError **error)
     return true;
 }
 
-// A private anonymous mapping may have a name since 5.17 (PR_SET_VMA_ANON_NAME).
+// The name that PR_SET_VMA_ANON_NAME gave, since 5.17; shared memory may have one since 6.2:
+// before, the member shared its place with the rb node of file mappings.
+static bool read_anon_name(struct mapping *m, GError **error)
+{
+    IntroKernel *k = m->c->k;
+    struct gva name;
+
+    if (!intro_has(k, M_vma_anon_name) ||
+        (m->file.addr &&
+         intro_place(k, M_vma_anon_name)->offset == intro_place(k, M_vma_shared_rb)->offset))
+        return true;
+    if (!intro_get_ptr(k, m->vma, M_vma_anon_name, &name, error))
+        return false;
+    return !name.addr || (m->rec->name = intro_read_str(
+                              k, intro_member_addr(k, name, M_anon_name_name), 80, error));
+}
+
 static bool capture_anon(struct mapping *m, GError **error)
 {
     m->rec->kind = FMT_VMA_ANON;
-    if (intro_has(m->c->k, M_vma_anon_name)) {
-        struct gva name;
-        if (!intro_get_ptr(m->c->k, m->vma, M_vma_anon_name, &name, error))
-            return false;
-        // In 5.17-6.1 the member shares its place with the rb node of file mappings.
-        if (name.addr &&
-            !(m->rec->name = intro_read_str(
-                  m->c->k, intro_member_addr(m->c->k, name, M_anon_name_name), 80, error)))
-            return false;
-    }
-    return walk_pages(m, want_page, error);
+    return read_anon_name(m, error) && walk_pages(m, want_page, error);
+}
+
+// mmap_zero (drivers/char/mem.c) makes a private mapping of /dev/zero an anonymous one, without
+// operations.
+static bool is_dev_zero(struct mapping *m, const struct fmt_file *file, bool *ret, GError **error)
+{
+    const struct fmt_inode *inode = fmt_image_by_ref(m->c->img, file->object, FMT_INODE);
+    struct gva ops;
+
+    if (!intro_get_ptr(m->c->k, m->vma, M_vma_ops, &ops, error))
+        return false;
+    *ret = inode && inode->rdev == DEV_ZERO && !ops.addr;
+    return true;
 }
 
 static bool capture_file(struct mapping *m, GError **error)
@@ -234,6 +302,13 @@ static bool capture_file(struct mapping *m, GError **error)
 
     const struct fmt_file *file = fmt_image_by_ref(m->c->img, m->rec->object, FMT_FILE);
     if (file->kind == FMT_FILE_CHR) {
+        bool dev_zero;
+        if (!is_dev_zero(m, file, &dev_zero, error))
+            return false;
+        if (dev_zero) {
+            m->rec->kind = FMT_VMA_FILE;
+            return walk_pages(m, want_page, error);
+        }
         intro_refuse(m->c, "device-mapping", "maps the device %s at %" G_GINT64_MODIFIER "x",
                      file->path ? file->path : "?", m->rec->start);
         return true;
@@ -256,8 +331,27 @@ static bool capture_shm(struct mapping *m, GError **error)
     if (!(m->rec->object = intro_shm(m->c, m->inode, error)))
         return false;
     m->rec->kind = FMT_VMA_SHM;
+    if (!read_anon_name(m, error))
+        return false;
     // A private mapping of a memfd has pages of its own beside the shared ones.
     return m->vm_flags & VM_SHARED || walk_pages(m, want_page, error);
+}
+
+// What somebody else watches over or what the CPU does.
+static bool check_watched(struct mapping *m, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(m->c->k);
+    struct gva uffd = GVA(rd_opt(&r, m->vma, M_vma_uffd, 0));
+
+    if (!rd_done(&r, error))
+        return false;
+    if (uffd.addr)
+        intro_refuse(m->c, "userfaultfd", "has a userfaultfd registered at %" G_GINT64_MODIFIER "x",
+                     m->rec->start);
+    else if (m->vm_flags & VM_SHADOW_STACK)
+        intro_refuse(m->c, "shadow-stack", "has a shadow stack at %" G_GINT64_MODIFIER "x",
+                     m->rec->start);
+    return true;
 }
 
 static bool capture_kind(struct mapping *m, GError **error)
@@ -268,24 +362,25 @@ static bool capture_kind(struct mapping *m, GError **error)
         return false;
     if (special)
         return capture_special(m, error);
-    if (m->vm_flags & VM_HUGETLB) {
-        intro_refuse(m->c, "hugetlb", "maps huge pages (hugetlb) at %" G_GINT64_MODIFIER "x",
-                     m->rec->start);
-        return true;
-    }
     if (m->vm_flags & (VM_PFNMAP | VM_IO | VM_MIXEDMAP)) {
         intro_refuse(m->c, "device-mapping", "maps device memory at %" G_GINT64_MODIFIER "x",
                      m->rec->start);
         return true;
     }
-    if (m->vm_flags & (VM_UFFD_MISSING | VM_UFFD_WP))
-        intro_refuse(m->c, "userfaultfd", "has a userfaultfd registered at %" G_GINT64_MODIFIER "x",
-                     m->rec->start);
+    if (!check_watched(m, error))
+        return false;
     if (!m->file.addr)
         return capture_anon(m, error);
     if (!intro_is_shm(m->c, m->inode, &shm, error))
         return false;
-    return shm ? capture_shm(m, error) : capture_file(m, error);
+    if (shm)
+        return capture_shm(m, error);
+    if (m->vm_flags & VM_HUGETLB) {
+        intro_refuse(m->c, "hugetlb", "maps a file of a hugetlbfs mount at %" G_GINT64_MODIFIER "x",
+                     m->rec->start);
+        return true;
+    }
+    return capture_file(m, error);
 }
 
 bool intro_mapping(struct intro_ctx *c, struct gva vma, struct gva mm, uint64_t mm_ref,

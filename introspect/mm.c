@@ -11,6 +11,10 @@
 #define MAX_VMAS        (1u << 20) // sysctl vm.max_map_count is 65530 unless raised
 #define MMF_DISABLE_THP 24         // include/linux/sched/coredump.h
 #define MMF_DUMPABLE    3          // bits 0 and 1
+// Since 6.3, 6.6 and 6.4; the last was 29 until the second came.
+#define MMF_HAS_MDWE            28
+#define MMF_HAS_MDWE_NO_INHERIT 29
+#define MMF_VM_MERGE_ANY        30
 
 // enum { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES }, include/linux/mm_types_task.h
 static const unsigned resident_counters[] = {0, 1, 3};
@@ -94,11 +98,6 @@ static bool check_users(struct intro_ctx *c, struct gva mm, GError **error)
 
     if (!rd_done(&r, error))
         return false;
-    // Key 0 is everybody's.
-    if (rd_opt(&r, mm, M_mm_context_pkeys, 0) & 0xfffe)
-        intro_refuse(c, "pkey", "has memory protection keys allocated (pkey_alloc)");
-    if (!rd_done(&r, error))
-        return false;
     if (aio.addr)
         intro_refuse(c, "aio", "has an asynchronous I/O context (io_setup)");
     return true;
@@ -137,7 +136,17 @@ static void read_fields(IntroReader *r, struct gva mm, struct fmt_mm *rec)
     rec->auxv = read_auxv(r, mm);
     rec->membarrier = rd_opt(r, mm, M_mm_membarrier_state, 0);
 
+    // Key 0 is everybody's.
+    rec->pkeys = rd_opt(r, mm, M_mm_context_pkeys, 0) & 0xfffe;
+    rec->execute_only_pkey = (int64_t)rd_opt(r, mm, M_mm_context_execute_only_pkey, 0);
+
     uint64_t flags = rd(r, mm, M_mm_flags);
+    bool mdwe = intro_has(r->k, M_vma_flags_rename) && flags >> MMF_HAS_MDWE & 1;
+    bool bit29 = intro_has(r->k, M_vma_flags_rename) && flags >> MMF_HAS_MDWE_NO_INHERIT & 1;
+    rec->mdwe = mdwe | (mdwe && bit29) << 1;
+    rec->merge_any =
+        intro_has(r->k, M_vma_flags_rename) && (flags >> MMF_VM_MERGE_ANY & 1 || (bit29 && !mdwe));
+    rec->dump_filter_xor = DUMP_FILTER(flags) ^ DUMP_FILTER_DEFAULT;
     rec->dumpable = flags & MMF_DUMPABLE;
     rec->thp_disable = flags >> MMF_DISABLE_THP & 1;
     rec->def_flags =
@@ -157,9 +166,6 @@ uint64_t intro_mm(struct intro_ctx *c, struct gva mm, GError **error)
     struct fmt_mm *rec = intro_object_add(c, mm, FMT_MM);
     g_auto(IntroReader) r = INTRO_READER(c->k);
     read_fields(&r, mm, rec);
-    if (DUMP_FILTER(rd(&r, mm, M_mm_flags)) != DUMP_FILTER_DEFAULT)
-        intro_note(c, FMT_NOTE_LOSS, "coredump-filter",
-                   "its /proc/PID/coredump_filter does not go along");
     struct gva exe = rd_ptr(&r, mm, M_mm_exe_file);
     if (!rd_done(&r, error) || !intro_segments_mm(c, mm, rec, error))
         return 0;

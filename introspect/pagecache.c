@@ -11,6 +11,9 @@
  * Both are read in one way: the entry is the first page of something whose own index says where it
  * starts in the file, and which is contiguous in memory.
  *
+ * Until 6.7 the indices of hugetlbfs, those of its pages included, count huge pages: an entry there
+ * takes one index.
+ *
  * Value entries are the shadows of evicted pages in files, and swap entries in shared memory.
  */
 
@@ -64,8 +67,17 @@ struct wanting {
     uint64_t owner;
     uint64_t first, end; // page indices
     enum fmt_pages_kind kind;
-    bool swapped; // one refusal says it for all
+    unsigned huge_order; // of hugetlbfs; else 0
+    bool swapped;        // one refusal says it for all
 };
+
+static void from_huge_index(const struct wanting *w, unsigned order, struct run *run)
+{
+    if (w->huge_order && order == 0) {
+        run->index <<= w->huge_order;
+        run->n_pages <<= w->huge_order;
+    }
+}
 
 static bool want_entry(uint64_t index, unsigned order, uint64_t entry, void *user, GError **error)
 {
@@ -86,8 +98,11 @@ static bool want_entry(uint64_t index, unsigned order, uint64_t entry, void *use
         return false;
     if (!run.uptodate)
         return true;
+    from_huge_index(w, order, &run);
 
     uint64_t first = MAX(run.index, w->first), end = MIN(run.index + run.n_pages, w->end);
+    if (first >= end)
+        return true;
     intro_pages_want(w->c->pages, w->owner, first << VMM_PAGE_SHIFT,
                      GPA(run.frame.addr + ((first - run.index) << VMM_PAGE_SHIFT)),
                      (end - first) << VMM_PAGE_SHIFT, w->kind);
@@ -100,10 +115,16 @@ bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint
     g_auto(IntroReader) r = INTRO_READER(c->k);
     struct wanting w = {.c = c, .inode = inode, .owner = owner, .kind = kind};
 
+    const struct fmt_shm *shm = fmt_image_by_ref(c->img, owner, FMT_SHM);
+
     w.mapping = rd_ptr(&r, inode, M_inode_mapping);
     uint64_t size_bytes = rd(&r, inode, M_inode_size);
     if (!rd_done(&r, error))
         return false;
+    if (shm && shm->flags & FMT_SHM_HUGETLB) {
+        uint64_t pages = MAX(shm->huge_page_bytes >> VMM_PAGE_SHIFT, 1);
+        w.huge_order = MIN(g_bit_nth_msf(pages, -1), MAX_FOLIO_ORDER);
+    }
 
     size_bytes = MIN(size_bytes, UINT64_MAX & VMM_PAGE_MASK);
     end = MIN(end, size_bytes);
@@ -111,8 +132,8 @@ bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint
     w.end = (end + VMM_PAGE_BYTES - 1) >> VMM_PAGE_SHIFT;
     if (w.first >= w.end)
         return true;
-    return intro_walk_xarray(c->k, intro_member_addr(c->k, w.mapping, M_mapping_pages), w.first,
-                             w.end - 1, want_entry, &w, error);
+    return intro_walk_xarray(c->k, intro_member_addr(c->k, w.mapping, M_mapping_pages),
+                             w.huge_order ? 0 : w.first, w.end - 1, want_entry, &w, error);
 }
 
 struct counting {

@@ -8,9 +8,10 @@
 #include <string.h>
 
 /*
- * All of it is files on the kernel's own mount of tmpfs (mm/shmem.c), told apart by the names the
- * kernel gives them: "dev/zero" for mmap(MAP_SHARED | MAP_ANONYMOUS), "memfd:NAME", "SYSVkey", and
- * those of graphics drivers.
+ * All of it is files on the kernel's own mounts of tmpfs (mm/shmem.c) and hugetlbfs, told apart by
+ * the names the kernel gives them: "dev/zero" for mmap(MAP_SHARED | MAP_ANONYMOUS), "anon_hugepage"
+ * for mmap(MAP_HUGETLB), which has such a file when it is private as well, "memfd:NAME", "SYSVkey",
+ * and those of graphics drivers.
  */
 
 #define KERNEL_SB_KERNMOUNT (1u << 22) // include/linux/fs.h: mounted by the kernel for itself
@@ -23,6 +24,7 @@ static const struct {
     const char *refusal, *what;
 } kinds[] = {
     {"dev/zero", FMT_SHM_ANON, NULL, NULL},
+    {"anon_hugepage", FMT_SHM_ANON, NULL, NULL},
     {"memfd:", FMT_SHM_MEMFD, NULL, NULL},
     {"SYSV", FMT_SHM_SYSV, NULL, NULL}, // intro_ipc() has more to say of it
     {"", FMT_SHM_ANON, "kernel-memory", "memory of a driver"},
@@ -40,7 +42,8 @@ bool intro_is_shm(struct intro_ctx *c, struct gva inode, bool *ret, GError **err
     g_autofree char *fstype = intro_read_str(c->k, name, 64, error);
     if (!fstype)
         return false;
-    *ret = strcmp(fstype, "tmpfs") == 0 && flags & KERNEL_SB_KERNMOUNT;
+    *ret = flags & KERNEL_SB_KERNMOUNT &&
+           (strcmp(fstype, "tmpfs") == 0 || strcmp(fstype, "hugetlbfs") == 0);
     return true;
 }
 
@@ -60,19 +63,42 @@ static char *inode_name(IntroKernel *k, struct gva inode, GError **error)
     return intro_dentry_name(k, intro_container(k, alias, M_dentry_alias), error);
 }
 
+static bool is_hugetlb(struct intro_ctx *c, struct gva inode, bool *ret, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva sb = rd_ptr(&r, inode, M_inode_sb);
+    struct gva name = rd_ptr(&r, rd_ptr(&r, sb, M_sb_type), M_fstype_name);
+
+    if (!rd_done(&r, error))
+        return false;
+    g_autofree char *fstype = intro_read_str(c->k, name, 64, error);
+    *ret = g_strcmp0(fstype, "hugetlbfs") == 0;
+    return fstype != NULL;
+}
+
 static bool read_shm(struct intro_ctx *c, struct gva inode, const char *name, struct fmt_shm *rec,
                      GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
+    bool huge;
     size_t i = 0;
 
+    if (!is_hugetlb(c, inode, &huge, error))
+        return false;
     rec->size_bytes = rd(&r, inode, M_inode_size);
     rec->mode = rd(&r, inode, M_inode_mode) & 07777;
     rec->uid = rd(&r, inode, M_inode_uid);
     rec->gid = rd(&r, inode, M_inode_gid);
-    uint64_t seals = rd(&r, intro_container(c->k, inode, M_shmem_inode), M_shmem_seals);
+    uint64_t seals =
+        huge ? rd(&r, intro_container(c->k, inode, M_hugetlbfs_inode), M_hugetlbfs_seals)
+             : rd(&r, intro_container(c->k, inode, M_shmem_inode), M_shmem_seals);
+    uint64_t block_bits = rd(&r, inode, M_inode_blkbits);
     if (!rd_done(&r, error))
         return false;
+    if (huge) {
+        rec->flags |= FMT_SHM_HUGETLB;
+        rec->huge_page_bytes = UINT64_C(1) << (block_bits & 63);
+    }
 
     while (!g_str_has_prefix(name, kinds[i].prefix))
         i++;
@@ -105,20 +131,26 @@ uint64_t intro_shm(struct intro_ctx *c, struct gva inode, GError **error)
 
 /* ---- who else ---- */
 
+#define VM_MAYSHARE 0x80 // include/linux/mm.h
+
 struct sharers {
     struct intro_ctx *c;
+    const struct fmt_shm *shm;
     struct gva outside; // an mm_struct that is not of the tree
 };
 
 static bool note_sharer(struct gva node, void *user, GError **error)
 {
     struct sharers *s = user;
-    struct gva mm;
+    g_auto(IntroReader) r = INTRO_READER(s->c->k);
+    struct gva vma = intro_container(s->c->k, node, M_vma_shared_rb);
+    struct gva mm = rd_ptr(&r, vma, M_vma_mm);
+    // Private huge pages have a file that forks inherit, and never look at.
+    bool looks = s->shm->kind != FMT_SHM_ANON || rd(&r, vma, M_vma_flags) & VM_MAYSHARE;
 
-    if (!intro_get_ptr(s->c->k, intro_container(s->c->k, node, M_vma_shared_rb), M_vma_mm, &mm,
-                       error))
+    if (!rd_done(&r, error))
         return false;
-    if (!intro_object_ref(s->c, mm))
+    if (looks && !intro_object_ref(s->c, mm))
         s->outside = mm;
     return true;
 }
@@ -141,7 +173,7 @@ static bool check_mappings(struct intro_ctx *c, struct gva inode, const struct f
                            GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
-    struct sharers s = {.c = c};
+    struct sharers s = {.c = c, .shm = shm};
     struct gva mapping = rd_ptr(&r, inode, M_inode_mapping);
     struct gva top = rd_ptr(&r, mapping, M_mapping_mmap);
 

@@ -19,14 +19,14 @@ static const struct {
     const char *letters;
     uint64_t flag;
 } vm_flags[] = {
-    {"rd", FMT_VMA_READ},        {"wr", FMT_VMA_WRITE},     {"ex", FMT_VMA_EXEC},
-    {"sh", FMT_VMA_SHARED},      {"mr", FMT_VMA_MAYREAD},   {"mw", FMT_VMA_MAYWRITE},
-    {"me", FMT_VMA_MAYEXEC},     {"gd", FMT_VMA_GROWSDOWN}, {"lo", FMT_VMA_LOCKED},
-    {"nr", FMT_VMA_NORESERVE},   {"dc", FMT_VMA_DONTCOPY},  {"wf", FMT_VMA_WIPEONFORK},
-    {"dd", FMT_VMA_DONTDUMP},    {"hg", FMT_VMA_HUGEPAGE},  {"nh", FMT_VMA_NOHUGEPAGE},
-    {"mg", FMT_VMA_MERGEABLE},   {"ht", FMT_VMA_HUGETLB},   {"sr", FMT_VMA_SEQ_READ},
-    {"rr", FMT_VMA_RAND_READ},   {"ac", FMT_VMA_ACCOUNT},   {"sf", FMT_VMA_SYNC},
-    {"lf", FMT_VMA_LOCKONFAULT},
+    {"rd", FMT_VMA_READ},       {"wr", FMT_VMA_WRITE},       {"ex", FMT_VMA_EXEC},
+    {"sh", FMT_VMA_SHARED},     {"ms", FMT_VMA_MAYSHARE},    {"mr", FMT_VMA_MAYREAD},
+    {"mw", FMT_VMA_MAYWRITE},   {"me", FMT_VMA_MAYEXEC},     {"gd", FMT_VMA_GROWSDOWN},
+    {"lo", FMT_VMA_LOCKED},     {"nr", FMT_VMA_NORESERVE},   {"dc", FMT_VMA_DONTCOPY},
+    {"wf", FMT_VMA_WIPEONFORK}, {"dd", FMT_VMA_DONTDUMP},    {"hg", FMT_VMA_HUGEPAGE},
+    {"nh", FMT_VMA_NOHUGEPAGE}, {"mg", FMT_VMA_MERGEABLE},   {"ht", FMT_VMA_HUGETLB},
+    {"sr", FMT_VMA_SEQ_READ},   {"rr", FMT_VMA_RAND_READ},   {"ac", FMT_VMA_ACCOUNT},
+    {"sf", FMT_VMA_SYNC},       {"lf", FMT_VMA_LOCKONFAULT},
 };
 
 static uint64_t parse_flags(const char *text)

@@ -74,6 +74,7 @@ class Pair:
         self.a, self.b = (Guest(lab, f"soak-{os.getpid()}-{side}", log) for side in "ab")
         self.words = ["--memory", str(config.memory_mib), "--cpus", str(config.cpus), "--share-ram",
                       config.share_ram, "--agent", str(build / "guestagent/vmgraft-agent"),
+                      *(f"--module={name}" for name in config.modules),
                       *guest_programs(build, tree)]
 
     def up(self):

@@ -13,6 +13,7 @@ class Subject:
     prepare: bool = False  # makes files in both guests first
     memory_mib: int = 512  # a guest needs at least so much
     slow: bool = False  # not unless asked for by name, or in a long soak
+    modules: tuple = ()  # of the kernel, to be loaded in both guests
     refused: str = ""  # the kind of refusal that it must meet with, unharmed
 
     def command(self, workdir, *more):
@@ -38,6 +39,15 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("mapped", prepare=True),
     _own("files", prepare=True),
     _own("unlinked", prepare=True),
+    _own("memfds"),
+    _own("memfds-huge", "huge", program="memfds", prepare=True),
+    _own("memfds-pkeys", "pkeys", program="memfds"),
+    _own("mappings", prepare=True),
+    *(_own(f"mappings-{one}", one, program="mappings")
+      for one in ("mdwe", "merge", "guard", "mlockall")),
+    _own("mappings-swap", "swap", program="mappings", modules=("brd",),
+         refused="swap"),
+    _own("mappings-uffd", "uffd", program="mappings", refused="userfaultfd"),
     _own("signals"),
     _own("signals-cpu-timer", "cpu-timer", program="signals"),
     _own("timers"),
