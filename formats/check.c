@@ -23,9 +23,12 @@ static bool corrupt(GError **error, const char *format, ...)
 
 // What FILE.object must be, by FILE.kind.
 static const enum fmt_type file_objects[] = {
-    [FMT_FILE_REG] = FMT_INODE,     [FMT_FILE_DIR] = FMT_INODE, [FMT_FILE_CHR] = FMT_INODE,
-    [FMT_FILE_PIPE] = FMT_PIPE,     [FMT_FILE_MEMFD] = FMT_SHM, [FMT_FILE_PATH] = FMT_INODE,
-    [FMT_FILE_SOCKET] = FMT_SOCKET,
+    [FMT_FILE_REG] = FMT_INODE,        [FMT_FILE_DIR] = FMT_INODE,
+    [FMT_FILE_CHR] = FMT_INODE,        [FMT_FILE_PIPE] = FMT_PIPE,
+    [FMT_FILE_MEMFD] = FMT_SHM,        [FMT_FILE_PATH] = FMT_INODE,
+    [FMT_FILE_SOCKET] = FMT_SOCKET,    [FMT_FILE_EVENTFD] = FMT_EVENTFD,
+    [FMT_FILE_SIGNALFD] = FMT_EVENTFD, [FMT_FILE_TIMERFD] = FMT_TIMERFD,
+    [FMT_FILE_EPOLL] = FMT_EPOLL,      [FMT_FILE_INOTIFY] = FMT_INOTIFY,
 };
 
 static bool check_ref(const FmtImage *img, const struct fmt_record *rec, const struct fmt_field *f,

@@ -108,15 +108,21 @@ enum fmt_ipc_flag {
 };
 
 enum fmt_file_kind {
-    FMT_FILE_REG,         // object: INODE
-    FMT_FILE_DIR,         // object: INODE
-    FMT_FILE_CHR,         // object: INODE; which devices can go along is the agent's table
-    FMT_FILE_PIPE,        // object: PIPE; FIFOs as well, with their path
-    FMT_FILE_MEMFD,       // object: SHM
-    FMT_FILE_PATH,        // object: INODE of any type; a place that is not open (O_PATH)
-    FMT_FILE_MQUEUE = 20, // object: MQUEUE
-    FMT_FILE_SOCKET = 30, // object: SOCKET
-    FMT_FILE_OTHER = 63,  // something that was refused: listed by its name, never restored
+    FMT_FILE_REG,           // object: INODE
+    FMT_FILE_DIR,           // object: INODE
+    FMT_FILE_CHR,           // object: INODE; which devices can go along is the agent's table
+    FMT_FILE_PIPE,          // object: PIPE; FIFOs as well, with their path
+    FMT_FILE_MEMFD,         // object: SHM
+    FMT_FILE_PATH,          // object: INODE of any type; a place that is not open (O_PATH)
+    FMT_FILE_MQUEUE = 20,   // object: MQUEUE
+    FMT_FILE_SOCKET = 30,   // object: SOCKET
+    FMT_FILE_EVENTFD = 42,  // object: EVENTFD
+    FMT_FILE_SIGNALFD = 43, // object: EVENTFD
+    FMT_FILE_TIMERFD = 44,  // object: TIMERFD
+    FMT_FILE_EPOLL = 45,    // object: EPOLL
+    FMT_FILE_INOTIFY = 46,  // object: INOTIFY
+    FMT_FILE_PIDFD = 47,    // object: PROC; TASK for one of a thread; 0: its process is gone
+    FMT_FILE_OTHER = 63,    // something that was refused: listed by its name, never restored
 };
 
 // Whether the PAGES of an INODE hold the whole file; what they leave out is zeros then.

@@ -140,9 +140,14 @@ struct agent_file_kind {
     void (*plan)(AgentRestore *r, const struct fmt_file *f);
     int (*open)(AgentRestore *r, const struct fmt_file *f, GError **error);
     agent_file_fn later[AGENT_N_FILE_STAGES];
+    // Makes a file that has nothing to read or to be written ready for poll(), and takes that back,
+    // so that it is as it was. NULL where that cannot be done, or is never needed.
+    bool (*stir)(AgentRestore *r, const struct fmt_file *f, bool on, GError **error);
 };
 extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_chr, agent_file_pipe,
     agent_file_memfd, agent_file_place, agent_file_mqueue, agent_file_socket;
+extern const struct agent_file_kind agent_file_eventfd, agent_file_signalfd, agent_file_timerfd,
+    agent_file_epoll;
 
 // socket.c
 void agent_sockets_plan(AgentRestore *r);
@@ -164,6 +169,10 @@ int agent_fd_up(AgentRestore *r, int fd, GError **error);
 void agent_file_set_fd(AgentRestore *r, uint64_t objref, int fd);
 // Opens what a descriptor of ours refers to once more, with other flags. -1 on failure.
 int agent_reopen(AgentRestore *r, int fd, int flags, GError **error);
+// The row of a kind, NULL where there is none.
+const struct agent_file_kind *agent_file_kind(uint64_t kind);
+// Gives a descriptor that has just been made the status flags of the file.
+bool agent_fd_status(int fd, const struct fmt_file *f, GError **error);
 // The first process and descriptor that refer to a FILE record, for messages.
 void agent_file_user(AgentRestore *r, uint64_t objref, uint64_t *ret_pid, int64_t *ret_fd);
 // A path of the image, and that of a file, from our root.
@@ -201,6 +210,9 @@ bool agent_inode_dress(int fd, const struct fmt_inode *inode, GError **error);
 bool agent_inodes_finish(AgentRestore *r, GError **error);
 // Removes new files that have a name.
 void agent_inodes_undo(AgentRestore *r);
+
+// timerfd.c: whether a timerfd has expired since the capture.
+bool agent_timerfd_fired(AgentRestore *r, const struct fmt_file *f);
 
 // shm.c: descriptor of a SHM, -1 on failure; all of them are open once agent_shm_open() is through.
 int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error);
@@ -327,6 +339,9 @@ void agent_time_plan(AgentRestore *r);
 int64_t agent_timens_offset(int64_t captured_ns, int64_t now_ns, int64_t elapsed_ns);
 // In the helper process, before the root is cloned: enters the namespace for its children.
 bool agent_time_enter(AgentRestore *r, const char **ret_what);
+// How long from now to a moment that was left_ns ahead when the source was paused; negative: it is
+// over. By CLOCK_MONOTONIC or CLOCK_BOOTTIME as they pass for the program.
+int64_t agent_time_until(AgentRestore *r, uint64_t clock, int64_t left_ns);
 // What is left at this moment of a timeout that had left_ns to go when the source was paused, never
 // less than 1 ns.
 uint64_t agent_time_left(AgentRestore *r, uint64_t left_ns);

@@ -11,11 +11,12 @@
 #include "guestagent/engine.h"
 
 static const struct agent_file_kind *const kinds[] = {
-    &agent_file_reg,   &agent_file_dir,   &agent_file_chr,    &agent_file_pipe,
-    &agent_file_memfd, &agent_file_place, &agent_file_mqueue, &agent_file_socket,
+    &agent_file_reg,     &agent_file_dir,      &agent_file_chr,     &agent_file_pipe,
+    &agent_file_memfd,   &agent_file_place,    &agent_file_mqueue,  &agent_file_socket,
+    &agent_file_eventfd, &agent_file_signalfd, &agent_file_timerfd, &agent_file_epoll,
 };
 
-static const struct agent_file_kind *find_kind(uint64_t kind)
+const struct agent_file_kind *agent_file_kind(uint64_t kind)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
         if (kinds[i]->kind == kind)
@@ -44,6 +45,7 @@ static void collect(AgentRestore *r)
     const struct fmt_vma *vma;
     const struct fmt_mm *mm;
     const struct fmt_unix_right *right;
+    const struct fmt_epoll_item *item;
     uint64_t top = 2;
 
     r->files = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
@@ -57,6 +59,10 @@ static void collect(AgentRestore *r)
         add(r, mm->exe);
     for (size_t i = 0; FMT_NEXT(r->img, UNIX_RIGHT, i, right); i++)
         add(r, right->file);
+    for (size_t i = 0; FMT_NEXT(r->img, EPOLL_ITEM, i, item); i++) {
+        add(r, item->file);
+        top = MAX(top, item->fd);
+    }
     r->fd_base = (int)MIN(top + 1, G_MAXINT / 2);
 }
 
@@ -119,7 +125,7 @@ void agent_files_plan(AgentRestore *r)
     plan_numbers(r);
     g_hash_table_iter_init(&iter, r->files);
     while (g_hash_table_iter_next(&iter, NULL, (void **)&f)) {
-        const struct agent_file_kind *kind = find_kind(f->rec->kind);
+        const struct agent_file_kind *kind = agent_file_kind(f->rec->kind);
         uint64_t pid;
         int64_t fd;
 
@@ -169,7 +175,7 @@ bool agent_files_open(AgentRestore *r, GError **error)
         return false;
     g_hash_table_iter_init(&iter, r->files);
     while (g_hash_table_iter_next(&iter, NULL, (void **)&f)) {
-        const struct agent_file_kind *kind = find_kind(f->rec->kind);
+        const struct agent_file_kind *kind = agent_file_kind(f->rec->kind);
 
         if (!kind->open)
             continue;
@@ -259,6 +265,13 @@ void agent_file_set_fd(AgentRestore *r, uint64_t objref, int fd)
 
     if (f)
         f->fd = fd;
+}
+
+bool agent_fd_status(int fd, const struct fmt_file *f, GError **error)
+{
+    const int keep = O_APPEND | O_NONBLOCK | O_NOATIME;
+
+    return fcntl(fd, F_SETFL, (int)f->flags & keep) == 0 || agent_fail_errno(error, "status flags");
 }
 
 int agent_reopen(AgentRestore *r, int fd, int flags, GError **error)

@@ -221,9 +221,27 @@ void agent_pipes_finish(AgentRestore *r)
     }
 }
 
+// A pipe that is empty gets a byte for a moment, one that is full more room.
+static bool stir(AgentRestore *r, const struct fmt_file *f, bool on, GError **error)
+{
+    const struct fmt_pipe *pipe = fmt_image_by_ref(r->img, f->object, FMT_PIPE);
+    const struct ends *ends = g_hash_table_lookup(r->objects, &f->object);
+    const bool empty = !pipe->data || g_bytes_get_size(pipe->data) == 0;
+    const int capacity = (int)(on ? pipe->capacity_bytes * 2 : pipe->capacity_bytes);
+    char byte = 0;
+    bool ok;
+
+    if (!empty)
+        ok = fcntl(ends->write, F_SETPIPE_SZ, capacity) >= 0;
+    else
+        ok = (on ? write(ends->write, &byte, 1) : read(ends->read, &byte, 1)) == 1;
+    return ok || agent_fail_errno(error, "pipe");
+}
+
 const struct agent_file_kind agent_file_pipe = {
     .kind = FMT_FILE_PIPE,
     .name = "pipe",
     .plan = plan,
     .open = open_pipe,
+    .stir = stir,
 };

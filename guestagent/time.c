@@ -155,6 +155,11 @@ static int64_t passed(AgentRestore *r, uint64_t clock)
     return now_there(r, clock) - captured(r, clock);
 }
 
+int64_t agent_time_until(AgentRestore *r, uint64_t clock, int64_t left_ns)
+{
+    return left_ns - passed(r, clock);
+}
+
 uint64_t agent_time_left(AgentRestore *r, uint64_t left_ns)
 {
     const int64_t gone = MAX(passed(r, CLOCK_MONOTONIC), 0);

@@ -128,6 +128,7 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
             mm.addr)
             intro_mm(&c, mm, NULL);
     }
+    g_clear_pointer(&c.later, g_array_unref);
     return intro_pages_count(cap->pages);
 }
 
@@ -190,7 +191,8 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
             return false;
     c->pid = c->opt->pid;
     // First: files in flight are found by it.
-    return intro_unix_finish(c, error) && intro_unix_check_peers(c, error) && intro_ipc(c, error) &&
+    return intro_unix_finish(c, error) && intro_later_run(c, error) &&
+           intro_unix_check_peers(c, error) && intro_ipc(c, error) &&
            intro_mqueue_check_peers(c, error) && intro_mm_check_peers(c, error) &&
            intro_pipe_check_peers(c, error) && intro_shm_check_peers(c, error);
 }
@@ -255,6 +257,7 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
     enum intro_capture_result result = judge(cap, &c, g_steal_pointer(&failure), why, error);
     g_clear_error(&c.busy);
     g_clear_pointer(&c.sockets, g_array_unref);
+    g_clear_pointer(&c.later, g_array_unref);
     return result;
 }
 

@@ -17,6 +17,39 @@ void *intro_object_add(struct intro_ctx *c, struct gva at, enum fmt_type type)
     return rec;
 }
 
+struct later {
+    intro_later_fn fn;
+    struct gva at;
+    uint64_t ref, pid;
+    int64_t fd;
+};
+
+void intro_later(struct intro_ctx *c, intro_later_fn fn, struct gva at, uint64_t ref)
+{
+    const struct later later = {fn, at, ref, c->pid, c->fd};
+
+    if (!c->later)
+        c->later = g_array_new(FALSE, FALSE, sizeof(struct later));
+    g_array_append_val(c->later, later);
+}
+
+bool intro_later_run(struct intro_ctx *c, GError **error)
+{
+    const uint64_t pid = c->pid;
+
+    for (guint i = 0; c->later && i < c->later->len; i++) {
+        const struct later *later = &g_array_index(c->later, struct later, i);
+
+        c->pid = later->pid;
+        c->fd = later->fd;
+        if (!later->fn(c, later->at, later->ref, error))
+            return false;
+    }
+    c->pid = pid;
+    c->fd = -1;
+    return true;
+}
+
 void intro_refusal_free(struct intro_refusal *refusal)
 {
     if (!refusal)

@@ -30,6 +30,7 @@ struct intro_ctx {
     GArray *vcpus;
     struct gva root_task;
     GArray *sockets; // of struct intro_sock (socket.h): those found so far; NULL for none
+    GArray *later;   // struct intro_later; NULL for none
     GError *busy;    // the first thread that was not at a safe point; owned
     uint64_t pid;    // process that is being read, for messages
     int64_t fd;      // descriptor that is being read, -1 for none
@@ -39,6 +40,12 @@ struct intro_ctx {
 uint64_t intro_object_ref(const struct intro_ctx *c, struct gva at);
 // Adds a record for the kernel object at `at` and remembers it.
 void *intro_object_add(struct intro_ctx *c, struct gva at, enum fmt_type type);
+
+// What refers to files or processes that may be read only later: calls fn(at, ref) once the whole
+// tree has been read, with the pid and fd of now for messages.
+typedef bool (*intro_later_fn)(struct intro_ctx *c, struct gva at, uint64_t ref, GError **error);
+void intro_later(struct intro_ctx *c, intro_later_fn fn, struct gva at, uint64_t ref);
+bool intro_later_run(struct intro_ctx *c, GError **error);
 
 // Notes that something cannot go along; pid and fd are the context's. Returns true where --forensic
 // or

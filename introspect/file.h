@@ -24,3 +24,9 @@ bool intro_file_count(IntroKernel *k, struct gva file, uint64_t *ret, GError **e
 // where it cannot be found there by its path: contents, or another path.
 bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError **error);
 bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **error);
+
+// Kinds of files that no path leads to; each makes the record of its object.
+bool intro_record_eventfd(struct intro_opened *o, GError **error);  // eventfd.c
+bool intro_record_signalfd(struct intro_opened *o, GError **error); // signalfd.c
+bool intro_record_timerfd(struct intro_opened *o, GError **error);  // timerfd.c
+bool intro_record_epoll(struct intro_opened *o, GError **error);    // epoll.c

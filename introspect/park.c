@@ -65,8 +65,9 @@ static const char *const page_fault[] = {"exc_page_fault", "asm_exc_page_fault",
 
 // Who takes up to PIPE_BUF bytes in one step or not at all: pipes (anon_pipe_write since 6.15), and
 // unix sockets of datagrams and of packets. A terminal takes what it has room for and sleeps in the
-// middle.
-static const char *const whole_writes[] = {"pipe_write", "anon_pipe_write", "unix_dgram_sendmsg"};
+// middle. An eventfd takes a number.
+static const char *const whole_writes[] = {"pipe_write", "anon_pipe_write", "unix_dgram_sendmsg",
+                                           "eventfd_write"};
 
 // The sleep of FUTEX_WAIT, with nothing of user memory to be touched any more.
 static const char *const futex_waits[] = {"futex_wait_queue", "futex_wait_queue_me",

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Timerfds: armed when nothing else is left to do, so that they expire when they would have.
+//
+// The kernel has an expiry in the past fire at once and count one; intervals that have passed since
+// are made up for when the program reads. So a timer that has expired on the way, or had when it
+// was captured, is set to the moment at which it did.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+
+#define NS_PER_S G_GINT64_CONSTANT(1000000000)
+
+#ifndef TFD_IOC_SET_TICKS
+#define TFD_IOC_SET_TICKS _IOW('T', 0, uint64_t) // needs CONFIG_CHECKPOINT_RESTORE
+#endif
+
+static bool can_set_ticks(int fd)
+{
+    uint64_t one = 1;
+
+    return ioctl(fd, TFD_IOC_SET_TICKS, &one) == 0;
+}
+
+static void plan(AgentRestore *r, const struct fmt_file *f)
+{
+    const struct fmt_timerfd *rec = fmt_image_by_ref(r->img, f->object, FMT_TIMERFD);
+    const int try = rec ? timerfd_create((clockid_t)rec->clock, TFD_CLOEXEC) : -1;
+    uint64_t pid;
+    int64_t fd;
+
+    agent_file_user(r, f->rec.objref, &pid, &fd);
+    if (!rec)
+        agent_refuse(r, "timerfd", pid, fd, "the image lacks the timer of a timerfd");
+    else if (rec->interval_ns > G_MAXINT64 / 4 || rec->left_ns < -G_MAXINT64 / 4 ||
+             rec->left_ns > G_MAXINT64 / 2)
+        agent_refuse(r, "timerfd", pid, fd, "the time of a timerfd is impossible");
+    else if (try < 0)
+        agent_refuse(r, "timerfd", pid, fd, "a timerfd by clock %" G_GUINT64_FORMAT ": %s",
+                     rec->clock, g_strerror(errno));
+    else if (!can_set_ticks(try))
+        agent_refuse(r, "timerfd", pid, fd,
+                     "this kernel cannot restore the expirations of a timerfd "
+                     "(CONFIG_CHECKPOINT_RESTORE)");
+    if (try >= 0)
+        close(try);
+}
+
+static int open_timerfd(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    const struct fmt_timerfd *rec = fmt_image_by_ref(r->img, f->object, FMT_TIMERFD);
+    const int fd = agent_fd_up(r, timerfd_create((clockid_t)rec->clock, TFD_CLOEXEC), error);
+
+    return fd >= 0 && agent_fd_status(fd, f, error) ? fd : -1;
+}
+
+// The clock in which timerfd_settime takes an absolute time.
+static clockid_t base_clock(const struct fmt_timerfd *rec)
+{
+    switch (rec->clock) {
+    case CLOCK_REALTIME_ALARM:
+        return CLOCK_REALTIME;
+    case CLOCK_BOOTTIME_ALARM:
+        return CLOCK_BOOTTIME;
+    default:
+        return (clockid_t)rec->clock;
+    }
+}
+
+static int64_t now_ns(clockid_t clock)
+{
+    struct timespec ts;
+
+    clock_gettime(clock, &ts);
+    return ts.tv_sec * NS_PER_S + ts.tv_nsec;
+}
+
+// How long it has to go, negative where it should have expired. A moment by the wall clock stays
+// what it was; anything else counts the time that passes for the program.
+static int64_t left_ns(AgentRestore *r, const struct fmt_timerfd *rec)
+{
+    const clockid_t clock = base_clock(rec);
+
+    if (clock == CLOCK_REALTIME && rec->flags & TFD_TIMER_ABSTIME)
+        return rec->expires_ns - now_ns(CLOCK_REALTIME);
+    return agent_time_until(r, clock == CLOCK_REALTIME ? CLOCK_MONOTONIC : clock, rec->left_ns);
+}
+
+static bool set(int fd, uint64_t flags, int64_t value_ns, uint64_t interval_ns, GError **error)
+{
+    const struct itimerspec spec = {
+        .it_value = {value_ns / NS_PER_S, value_ns % NS_PER_S},
+        .it_interval = {(time_t)(interval_ns / NS_PER_S), (long)(interval_ns % NS_PER_S)},
+    };
+
+    return timerfd_settime(fd, (int)flags, &spec, NULL) == 0 ||
+           agent_fail_errno(error, "timerfd_settime");
+}
+
+// Sets a timer that is due: it fires while we look. *ret_ticks is what it counts from then on.
+static bool set_past(int fd, const struct fmt_timerfd *rec, int64_t left, uint64_t *ret_ticks,
+                     GError **error)
+{
+    int64_t at = now_ns(base_clock(rec)) + left;
+    struct pollfd fired = {.fd = fd, .events = POLLIN};
+
+    *ret_ticks = rec->ticks + rec->armed;
+    if (at <= 0 && rec->interval_ns) { // before this clock began: leave whole intervals out
+        const uint64_t missed = (uint64_t)(-at) / rec->interval_ns + 1;
+
+        at += (int64_t)(missed * rec->interval_ns);
+        *ret_ticks += missed;
+    }
+    if (!set(fd, rec->flags | TFD_TIMER_ABSTIME, MAX(at, 1), rec->interval_ns, error))
+        return false;
+    return poll(&fired, 1, -1) == 1 || agent_fail_errno(error, "a timer that is due");
+}
+
+static bool arm(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    const struct fmt_timerfd *rec = fmt_image_by_ref(r->img, f->object, FMT_TIMERFD);
+    const int fd = agent_file_fd(r, f->rec.objref);
+    const bool pending = rec->armed || (rec->expired && rec->interval_ns);
+    const int64_t left = pending ? left_ns(r, rec) : 0;
+    uint64_t ticks = rec->ticks;
+    bool ok;
+
+    if (!pending)
+        ok = set(fd, rec->flags, 0, rec->interval_ns, error);
+    else if (left <= 0 || !rec->armed)
+        ok = set_past(fd, rec, MIN(left, 0), &ticks, error);
+    else if (rec->flags & TFD_TIMER_ABSTIME)
+        ok = set(fd, rec->flags, now_ns(base_clock(rec)) + left, rec->interval_ns, error);
+    else
+        ok = set(fd, rec->flags, left, rec->interval_ns, error);
+    if (!ok)
+        return false;
+    return ticks == 0 || ioctl(fd, TFD_IOC_SET_TICKS, &ticks) == 0 ||
+           agent_fail_errno(error, "expirations of a timerfd");
+}
+
+bool agent_timerfd_fired(AgentRestore *r, const struct fmt_file *f)
+{
+    const struct fmt_timerfd *rec = fmt_image_by_ref(r->img, f->object, FMT_TIMERFD);
+    g_autofree char *path =
+        g_strdup_printf("/proc/thread-self/fdinfo/%d", agent_file_fd(r, f->rec.objref));
+    g_autofree char *text = NULL;
+    const char *ticks =
+        g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "ticks:") : NULL;
+
+    return ticks && g_ascii_strtoull(ticks + strlen("ticks:"), NULL, 10) != rec->ticks;
+}
+
+// Ready for a moment, before it is armed: reading leaves it as it was.
+static bool stir(AgentRestore *r, const struct fmt_file *f, bool on, GError **error)
+{
+    const int fd = agent_file_fd(r, f->rec.objref);
+    uint64_t ticks = 1;
+
+    if (on ? ioctl(fd, TFD_IOC_SET_TICKS, &ticks) < 0 : read(fd, &ticks, sizeof ticks) < 0)
+        return agent_fail_errno(error, "timerfd");
+    return true;
+}
+
+const struct agent_file_kind agent_file_timerfd = {
+    .kind = FMT_FILE_TIMERFD,
+    .name = "timerfd",
+    .plan = plan,
+    .open = open_timerfd,
+    .later[AGENT_FILE_ARM] = arm,
+    .stir = stir,
+};
