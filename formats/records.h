@@ -186,6 +186,19 @@ enum fmt_restart {
     FMT_RESTART_FUTEX,     // addr = word, arg1 = value, arg2 = flags, arg3 = bitset, ns
 };
 
+enum fmt_mce_kill { FMT_MCE_DEFAULT, FMT_MCE_EARLY, FMT_MCE_LATE }; // PR_MCE_KILL_*
+
+// PR_SET_SPECULATION_CTRL: of the store bypass (SSB), of indirect branches (IB).
+enum fmt_speculation {
+    FMT_SPECULATION_SSB_DISABLE = 1 << 0,
+    FMT_SPECULATION_SSB_FORCE = 1 << 1,
+    FMT_SPECULATION_SSB_NOEXEC = 1 << 2,
+    FMT_SPECULATION_SSB = 7,
+    FMT_SPECULATION_IB_DISABLE = 1 << 3,
+    FMT_SPECULATION_IB_FORCE = 1 << 4,
+    FMT_SPECULATION_IB = 0x18,
+};
+
 enum fmt_timer_state {
     FMT_TIMER_DISARMED,
     FMT_TIMER_ARMED,

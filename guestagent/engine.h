@@ -117,7 +117,7 @@ extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspec
     agent_aspect_fs, agent_aspect_cred, agent_aspect_signal, agent_aspect_thread,
     agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
     agent_aspect_after_cred, agent_aspect_posix_timer, agent_aspect_segments, agent_aspect_ia32,
-    agent_aspect_seccomp;
+    agent_aspect_seccomp, agent_aspect_prctl, agent_aspect_cgroup;
 
 // What a kind of file does after all files have been opened, for those that refer to others.
 enum agent_file_stage {
@@ -306,6 +306,9 @@ void agent_vdso_free(struct agent_vdso *vdso); // NULL-safe
 
 // cred.c: what the agent may do: a mask of CAP_*.
 uint64_t agent_own_caps(void);
+
+// prctl.c: what no remote call could be made under.
+bool agent_prctl_last(const AgentTask *t, GError **error);
 
 // timer.c
 bool agent_timer_arm(AgentProc *p, GError **error);

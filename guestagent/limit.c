@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "guestagent/engine.h"
@@ -20,12 +22,26 @@ static void plan(AgentRestore *r)
     }
 }
 
-static bool set_oom_score(const AgentProc *p, GError **error)
+// What is written with CAP_SYS_RESOURCE becomes the least that the process may choose itself.
+static bool with_resource_capability(bool wanted)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+
+    if (syscall(SYS_capget, &header, data) < 0)
+        return false;
+    data[0].effective &= ~(1u << CAP_SYS_RESOURCE);
+    if (wanted)
+        data[0].effective |= data[0].permitted & 1u << CAP_SYS_RESOURCE;
+    return syscall(SYS_capset, &header, data) == 0;
+}
+
+static bool write_oom_score(const AgentProc *p, int64_t score, GError **error)
 {
     const pid_t pid = agent_leader(p)->tracee.tid;
     g_autofree char *path = g_strdup_printf("/proc/%d/oom_score_adj", pid);
     char text[16];
-    const int len = g_snprintf(text, sizeof text, "%d", (int)p->rec->oom_score_adj);
+    const int len = g_snprintf(text, sizeof text, "%d", (int)score);
     const int fd = open(path, O_WRONLY | O_CLOEXEC);
     const bool ok = fd >= 0 && write(fd, text, len) == len;
 
@@ -33,6 +49,23 @@ static bool set_oom_score(const AgentProc *p, GError **error)
         agent_fail_errno(error, "process %d: oom_score_adj", pid);
     if (fd >= 0)
         close(fd);
+    return ok;
+}
+
+static bool set_oom_score(const AgentProc *p, GError **error)
+{
+    const int64_t score = p->rec->oom_score_adj, least = p->rec->oom_score_adj_min;
+
+    if (least == 0 && score == 0)
+        return true;
+    if (least >= score)
+        return write_oom_score(p, score, error);
+    const bool ok =
+        (least == 0 || write_oom_score(p, least, error)) &&
+        (with_resource_capability(false) || agent_fail_errno(error, "CAP_SYS_RESOURCE")) &&
+        write_oom_score(p, score, error);
+
+    with_resource_capability(true);
     return ok;
 }
 
@@ -58,7 +91,7 @@ static bool finish_task(AgentTask *t, GError **error)
             return agent_fail_errno(error, "process %d: resource limit %" G_GUINT64_FORMAT, pid,
                                     limit->resource);
     }
-    return p->rec->oom_score_adj == 0 || set_oom_score(p, error);
+    return set_oom_score(p, error);
 }
 
 const struct agent_aspect agent_aspect_limit = {

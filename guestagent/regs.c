@@ -197,7 +197,7 @@ bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error)
         regs.rax = (uint64_t)MAX(rec->syscall, 0);
         regs.orig_rax = -1ull;
     }
-    if (!set_vectors(t, error))
+    if (!set_vectors(t, error) || !agent_prctl_last(t, error))
         return false;
     // Not the register set: its form is that of the code that the thread runs.
     if (ptrace(PTRACE_SETREGS, t->tracee.tid, NULL, &regs) < 0)

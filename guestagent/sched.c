@@ -12,6 +12,23 @@
 
 #define IOPRIO_WHO_PROCESS 1
 
+#ifndef SCHED_DEADLINE
+#define SCHED_DEADLINE 6
+#endif
+#ifndef SCHED_FLAG_RESET_ON_FORK
+#define SCHED_FLAG_RESET_ON_FORK 1
+#endif
+
+#ifndef SCHED_ATTR_SIZE_VER0
+struct sched_attr {
+    uint32_t size, sched_policy;
+    uint64_t sched_flags;
+    int32_t sched_nice;
+    uint32_t sched_priority;
+    uint64_t sched_runtime, sched_deadline, sched_period;
+};
+#endif
+
 static void plan(AgentRestore *r)
 {
     for (guint i = 0; i < r->procs->len; i++) {
@@ -22,7 +39,7 @@ static void plan(AgentRestore *r)
 
             const uint64_t policy = t->rec->policy & ~(uint64_t)SCHED_RESET_ON_FORK;
 
-            if (policy > SCHED_IDLE || policy == 4)
+            if (policy > SCHED_DEADLINE || policy == 4)
                 agent_refuse(r, "scheduler", p->rec->pid, -1,
                              "thread %" G_GUINT64_FORMAT " has scheduling policy %" G_GUINT64_FORMAT
                              ", which is not supported",
@@ -33,13 +50,26 @@ static void plan(AgentRestore *r)
 
 static bool set_policy(const AgentTask *t, GError **error)
 {
-    const struct sched_param param = {.sched_priority = (int)t->rec->rt_priority};
+    const struct fmt_task *rec = t->rec;
     const pid_t tid = t->tracee.tid;
+    struct sched_attr attr = {
+        .size = sizeof attr,
+        .sched_policy = (uint32_t)(rec->policy & ~(uint64_t)SCHED_RESET_ON_FORK),
+        .sched_flags = rec->sched_flags,
+        .sched_nice = (int32_t)rec->nice,
+        .sched_priority = (uint32_t)rec->rt_priority,
+        .sched_runtime = rec->sched_runtime_ns,
+        .sched_deadline = rec->sched_deadline_ns,
+        .sched_period = rec->sched_period_ns,
+    };
 
-    if (sched_setscheduler(tid, (int)t->rec->policy, &param) < 0)
-        return agent_fail_errno(error, "thread %d: scheduling policy", tid);
-    if (setpriority(PRIO_PROCESS, (id_t)tid, (int)t->rec->nice) < 0)
+    if (rec->policy & SCHED_RESET_ON_FORK)
+        attr.sched_flags |= SCHED_FLAG_RESET_ON_FORK;
+    // Those of real time keep a nice value for when they are that no longer.
+    if (setpriority(PRIO_PROCESS, (id_t)tid, (int)rec->nice) < 0)
         return agent_fail_errno(error, "thread %d: nice value", tid);
+    if (syscall(SYS_sched_setattr, tid, &attr, 0) < 0)
+        return agent_fail_errno(error, "thread %d: scheduling policy", tid);
     if (t->rec->ioprio && syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, (int)t->rec->ioprio) < 0)
         return agent_fail_errno(error, "thread %d: I/O priority", tid);
     return true;

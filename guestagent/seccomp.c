@@ -77,6 +77,8 @@ static void plan_restart(AgentRestore *r, AgentTask *t, const GPtrArray *chain)
 
     if (t->rec->restart == FMT_RESTART_NONE)
         return;
+    if (t->rec->compat_call)
+        data = (struct seccomp_data){.nr = 0, .arch = AUDIT_ARCH_I386}; // restart_syscall there
     data.instruction_pointer = t->rec->rip;
     for (guint i = 0; i < chain->len; i++) {
         const struct fmt_seccomp_filter *f = g_ptr_array_index(chain, i);

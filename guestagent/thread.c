@@ -12,10 +12,16 @@
 static bool name(AgentTask *t, GError **error)
 {
     const char *comm = t->rec->comm ? t->rec->comm : t->proc->rec->comm;
+    char bytes[16] = ""; // TASK_COMM_LEN
+    gsize len = comm ? strlen(comm) : 0;
     uint64_t at;
 
-    return !comm ||
-           (agent_remote_put(&t->tracee, 0, comm, strlen(comm) + 1, &at, error) &&
+    if (t->rec->comm_bytes)
+        comm = g_bytes_get_data(t->rec->comm_bytes, &len);
+    if (!comm)
+        return true;
+    memcpy(bytes, comm, MIN(len, sizeof bytes - 1));
+    return (agent_remote_put(&t->tracee, 0, bytes, sizeof bytes, &at, error) &&
             agent_remote(&t->tracee, "PR_SET_NAME", SYS_prctl, NULL, error, PR_SET_NAME, at));
 }
 

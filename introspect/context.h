@@ -85,6 +85,9 @@ uint64_t intro_files(struct intro_ctx *c, struct gva files, GError **error); // 
 uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error);       // fs.c: fs_struct
 uint64_t intro_shm(struct intro_ctx *c, struct gva inode, GError **error);   // shm.c: shmem inode
 
+// cgroup.c: where the process is in the hierarchy of version 2; notes on others.
+bool intro_cgroup(struct intro_ctx *c, struct gva leader, struct fmt_proc *proc, GError **error);
+
 // seccomp.c: the mode and the filters of a thread.
 bool intro_seccomp(struct intro_ctx *c, struct gva task, struct fmt_task *rec, GError **error);
 

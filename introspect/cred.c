@@ -26,6 +26,53 @@ static GBytes *read_groups(struct intro_ctx *c, IntroReader *r, struct gva cred)
     return g_bytes_new_take(g_steal_pointer(&gids), n * 4);
 }
 
+// A keyring of its own holds keys that stay behind; most processes have none.
+static const struct {
+    enum intro_member member;
+    const char *text;
+} keyrings[] = {
+    {M_cred_session_keyring, "its session keyring does not go along"},
+    {M_cred_process_keyring, "its process keyring does not go along"},
+    {M_cred_thread_keyring, "a thread keyring does not go along"},
+};
+
+// The label is the first word of what AppArmor has in cred.security.
+static void note_apparmor(struct intro_ctx *c, IntroReader *r, struct gva cred)
+{
+    struct gva initialized, sizes;
+    int64_t unconfined;
+
+    if (!intro_symbol(c->k, "apparmor_initialized", &initialized, NULL) ||
+        !intro_symbol(c->k, "apparmor_blob_sizes", &sizes, NULL) || !intro_has(c->k, M_blob_cred) ||
+        !intro_has(c->k, M_aa_label_flags) || !intro_has(c->k, M_cred_security) ||
+        !intro_constant(c->k, C_FLAG_UNCONFINED, &unconfined) || !rd_u32_at(r, initialized))
+        return;
+    struct gva blob = rd_ptr(r, cred, M_cred_security);
+    struct gva label =
+        blob.addr ? rd_ptr_at(r, GVA(blob.addr + rd(r, sizes, M_blob_cred))) : GVA(0);
+
+    if (!label.addr || r->error || rd(r, label, M_aa_label_flags) & (uint64_t)unconfined)
+        return;
+    struct gva name_at =
+        rd_opt(r, label, M_aa_label_name, 0) ? rd_ptr(r, label, M_aa_label_name) : GVA(0);
+    g_autofree char *name = name_at.addr ? intro_read_str(c->k, name_at, 256, NULL) : NULL;
+    intro_note(c, FMT_NOTE_LOSS, "security-label", "its AppArmor label %s does not go along",
+               name ? name : "");
+}
+
+static void note_security(struct intro_ctx *c, IntroReader *r, struct gva cred)
+{
+    struct gva selinux;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(keyrings); i++)
+        if (rd_opt(r, cred, keyrings[i].member, 0))
+            intro_note(c, FMT_NOTE_LOSS, "keyring", "%s", keyrings[i].text);
+    note_apparmor(c, r, cred);
+    if (intro_symbol(c->k, "selinux_state", &selinux, NULL) &&
+        rd_opt(r, selinux, M_selinux_initialized, 0))
+        intro_note(c, FMT_NOTE_LOSS, "security-label", "its SELinux context does not go along");
+}
+
 uint64_t intro_cred(struct intro_ctx *c, struct gva cred, GError **error)
 {
     uint64_t ref = intro_object_ref(c, cred);
@@ -52,6 +99,7 @@ uint64_t intro_cred(struct intro_ctx *c, struct gva cred, GError **error)
     rd_bytes(&r, cred, M_cred_cap_ambient, &rec->cap_ambient, 8);
     rec->groups = read_groups(c, &r, cred);
 
+    note_security(c, &r, cred);
     struct gva ns = rd_ptr(&r, cred, M_cred_user_ns);
     if (!rd_done(&r, error))
         return 0;

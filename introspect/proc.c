@@ -37,6 +37,7 @@ static void read_identity(IntroReader *r, struct intro_ctx *c, struct gva leader
     proc->subreaper = rd(r, signal, M_signal_is_child_subreaper);
     proc->is_subreaped = rd(r, signal, M_signal_has_child_subreaper);
     proc->oom_score_adj = (int64_t)rd(r, signal, M_signal_oom_score_adj);
+    proc->oom_score_adj_min = (int64_t)rd(r, signal, M_signal_oom_score_adj_min);
     if (intro_pid_level(r, leader) != level)
         intro_refuse(c, "pid-namespace", "lives in a pid namespace below that of the tree's root");
 }
@@ -121,7 +122,8 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva sig
     read_time_namespace(&r, leader, proc);
     note_namespaces(&r, c, leader);
     if (!rd_done(&r, error) || !intro_itimers(c, leader, ref, error) ||
-        !intro_posix_timers(c, leader, proc, error) || !(proc->mm = intro_mm(c, mm, error)) ||
+        !intro_posix_timers(c, leader, proc, error) || !intro_cgroup(c, leader, proc, error) ||
+        !(proc->mm = intro_mm(c, mm, error)) ||
         !(proc->sighand = intro_sighand(c, sighand, error)) ||
         !intro_sigpending(c, intro_member_addr(c->k, signal, M_signal_shared_pending), ref, error))
         return false;

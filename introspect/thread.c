@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A thread (struct task_struct): what it is, where it is, and what of it cannot go along.
 #include <sched.h>
+#include <string.h>
 
 #include "introspect/cred.h"
 #include "introspect/ipc.h"
@@ -10,12 +11,16 @@
 #include "introspect/task.h"
 #include "introspect/xsave.h"
 
-#define ROBUST_LIST_BYTES  24 // sizeof(struct robust_list_head)
-#define RSEQ_BYTES_DEFAULT 32 // before 6.3 the only size
-#define PFA_NO_NEW_PRIVS   0
-#define NICE_TO_PRIO_BASE  120 // DEFAULT_PRIO
-#define MAX_CPUMASK_BYTES  1024
-#define XFEATURE_AMX       (1ull << 18) // tile data
+#define ROBUST_LIST_BYTES       24 // sizeof(struct robust_list_head)
+#define RSEQ_BYTES_DEFAULT      32 // before 6.3 the only size
+#define PFA_NO_NEW_PRIVS        0
+#define SCHED_FLAGS_OF_DEADLINE 6 // SCHED_FLAG_RECLAIM, SCHED_FLAG_DL_OVERRUN
+#ifndef SCHED_DEADLINE
+#define SCHED_DEADLINE 6
+#endif
+#define NICE_TO_PRIO_BASE 120 // DEFAULT_PRIO
+#define MAX_CPUMASK_BYTES 1024
+#define XFEATURE_AMX      (1ull << 18) // tile data
 
 // What a thread may have that an image cannot hold: one row each. A pointer or a value that is not
 // 0 refuses.
@@ -33,17 +38,13 @@ static const struct {
     {M_task_uprobe, "uprobe", "is being probed (uprobes)"},
 };
 
-// What is not worth a refusal, but somebody may rely on: a value with one of these bits is noted.
-#define PFA_SPECULATION 0xf8 // PFA_SPEC_*, include/linux/sched.h
-
+// What is not worth a refusal, but somebody may rely on.
 static const struct {
     enum intro_member member;
-    uint64_t bits;
     const char *kind, *text;
 } lost[] = {
-    {M_task_mempolicy, UINT64_MAX, "mempolicy", "its NUMA memory policy does not go along"},
-    {M_task_atomic_flags, PFA_SPECULATION, "speculation",
-     "its speculation controls (PR_SET_SPECULATION_CTRL) do not go along"},
+    {M_task_mempolicy, "mempolicy", "its NUMA memory policy does not go along"},
+    {M_task_core_cookie, "core-scheduling", "its core scheduling group does not go along"},
 };
 
 static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
@@ -60,7 +61,7 @@ static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
     }
 
     for (size_t i = 0; i < G_N_ELEMENTS(lost); i++)
-        if (rd_opt(&r, task, lost[i].member, 0) & lost[i].bits)
+        if (rd_opt(&r, task, lost[i].member, 0))
             intro_note(c, FMT_NOTE_LOSS, lost[i].kind, "%s", lost[i].text);
     if (intro_xsave_permitted(&r, task) & XFEATURE_AMX)
         intro_refuse(c, "amx", "has asked for AMX tiles (ARCH_REQ_XCOMP_PERM)");
@@ -101,6 +102,14 @@ static void read_scheduling(IntroReader *r, struct gva task, struct fmt_task *re
         rec->policy |= SCHED_RESET_ON_FORK;
     rec->nice = (int64_t)rd(r, task, M_task_static_prio) - NICE_TO_PRIO_BASE;
     rec->rt_priority = rd(r, task, M_task_rt_priority);
+    if (rec->policy == SCHED_DEADLINE || rec->policy == (SCHED_DEADLINE | SCHED_RESET_ON_FORK)) {
+        rec->sched_runtime_ns = rd(r, task, M_dl_runtime);
+        rec->sched_deadline_ns = rd(r, task, M_dl_deadline);
+        rec->sched_period_ns = rd(r, task, M_dl_period);
+        rec->sched_flags = rd(r, task, M_dl_flags) & SCHED_FLAGS_OF_DEADLINE;
+    } else if (rd_opt(r, task, M_se_custom_slice, 0)) {
+        rec->sched_runtime_ns = rd(r, task, M_se_slice);
+    }
     rec->cpus_allowed = read_affinity(r, task);
     rec->timerslack_ns = rd(r, task, M_task_timer_slack_ns);
     struct gva io = rd_ptr(r, task, M_task_io_context);
@@ -129,6 +138,8 @@ static void read_attributes(IntroReader *r, struct intro_ctx *c, struct gva task
     rec->tid = intro_task_nr(r, task, intro_pid_level(r, c->root_task));
     rd_bytes(r, task, M_task_comm, comm, 16);
     rec->comm = g_utf8_make_valid(comm, -1);
+    if (strcmp(comm, rec->comm) != 0)
+        rec->comm_bytes = g_bytes_new(comm, strlen(comm));
     rec->no_new_privs = rd(r, task, M_task_atomic_flags) >> PFA_NO_NEW_PRIVS & 1;
     rec->personality = rd(r, task, M_task_personality);
     rec->pdeath_signal = rd(r, task, M_task_pdeath_signal);
@@ -162,7 +173,7 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
     read_attributes(&r, c, task, rec);
     if (!rd_done(&r, error) || !check_refused(c, task, error) || !check_tracer(c, task, error) ||
         !intro_sem_undo(c, task, rec, error) || !read_tables(c, task, rec, error) ||
-        !intro_seccomp(c, task, rec, error) ||
+        !intro_seccomp(c, task, rec, error) || !intro_prctl(c, task, rec, error) ||
         !intro_sigpending(c, intro_member_addr(c->k, task, M_task_pending), rec->rec.objref, error))
         return false;
     if (!intro_park(c, task, mm, rec, &busy)) {

@@ -17,6 +17,9 @@
 
 #include "subject.h"
 
+#define PR_SET_IO_FLUSHER_ 57
+#define PR_GET_IO_FLUSHER_ 58
+
 #define IOPRIO_HELD ((2 << 13) | 3) // best effort, level 3
 
 struct identity {
@@ -31,6 +34,7 @@ struct identity {
     mode_t mask;
     char cwd[256], comm[16], oom[16];
     int nice, policy, ioprio;
+    int io_flusher, mce_kill;
     cpu_set_t cpus;
     pid_t pid, pgid, sid;
 };
@@ -88,6 +92,8 @@ static void look(struct identity *id)
     id->policy = sched_getscheduler(0);
     id->ioprio = (int)syscall(SYS_ioprio_get, 1, 0);
     MUST(sched_getaffinity(0, sizeof id->cpus, &id->cpus) == 0);
+    id->io_flusher = prctl(PR_GET_IO_FLUSHER_, 0, 0, 0, 0);
+    id->mce_kill = prctl(PR_MCE_KILL_GET, 0, 0, 0, 0);
     id->pid = getpid();
     id->pgid = getpgid(0);
     id->sid = getsid(0);
@@ -135,8 +141,10 @@ static void become(void)
     CPU_ZERO(&first);
     CPU_SET(0, &first);
     MUST(sched_setaffinity(0, sizeof first, &first) == 0);
-    MUST(prctl(PR_SET_NAME, "i am (not) 1") == 0);
+    MUST(prctl(PR_SET_NAME, "\xff(not) \xc3 1\x80") == 0);
     MUST(prctl(PR_SET_TIMERSLACK, 123456) == 0);
+    MUST(prctl(PR_SET_IO_FLUSHER_, 1, 0, 0, 0) == 0);
+    MUST(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0) == 0);
     MUST(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
     MUST(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0);
     MUST(prctl(PR_CAPBSET_DROP, CAP_SYS_MODULE) == 0);
@@ -185,6 +193,8 @@ static void compare(void)
     CHECK(now.policy == before.policy, "policy is %d", now.policy);
     CHECK(now.ioprio == before.ioprio, "I/O priority is %x", now.ioprio);
     SAME(cpus);
+    SAME(io_flusher);
+    SAME(mce_kill);
     CHECK(now.pid == before.pid, "pid is %d", now.pid);
     CHECK(now.pgid == before.pgid && now.sid == before.sid,
           "group %d and session %d, not %d and %d", now.pgid, now.sid, before.pgid, before.sid);

@@ -100,6 +100,7 @@ static void on_trap(int signo, siginfo_t *info, void *context)
 
 static atomic_bool threads_stop[N_THREADS];
 static atomic_uint n_ready;
+static pid_t tids[N_THREADS];
 
 static void *thread_main(void *arg)
 {
@@ -107,6 +108,7 @@ static void *thread_main(void *arg)
 
     if (number == 2)
         MUST(add(CALL_FIRST, SECCOMP_RET_ERRNO | EXFULL, 0) == 0);
+    tids[number] = gettid();
     n_ready++;
     while (!threads_stop[number]) {
         CHECK(error_of(CALL_ALL, 0) == EBADRQC, "thread %u: %m", number);
@@ -152,6 +154,9 @@ static void check_sync(pthread_t threads[N_THREADS])
           "threads with different filters were brought in line");
     threads_stop[2] = true;
     MUST(pthread_join(threads[2], NULL) == 0);
+    // Joined is not gone: until then the kernel counts it.
+    while (syscall(SYS_tgkill, getpid(), tids[2], 0) == 0)
+        subject_sleep_ms(1);
     CHECK(add(SYS_vhangup, SECCOMP_RET_ERRNO | ELIBACC, SECCOMP_FILTER_FLAG_TSYNC) == 0,
           "threads with the same filters cannot be brought in line: %m");
     for (unsigned i = 0; i < 2; i++) {

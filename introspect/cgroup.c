@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The cgroup of a process (struct css_set): its path in the hierarchy of version 2.
+#include "introspect/context.h"
+#include "introspect/reader.h"
+
+#define MAX_DEPTH      256
+#define MAX_NAME_BYTES 256
+#define MAX_LINKS      64 // hierarchies
+
+// From the root of its hierarchy; NULL with an error in the reader.
+static char *cgroup_path(IntroReader *r, struct gva cgroup)
+{
+    struct gva node = rd_ptr(r, cgroup, M_cgroup_kn);
+    g_autoptr(GString) path = g_string_new("");
+
+    for (unsigned n = 0; node.addr && !r->error; n++) {
+        struct gva parent = rd_ptr(r, node, M_kernfs_parent);
+
+        if (!parent.addr || n == MAX_DEPTH)
+            break;
+        struct gva name_at = rd_ptr(r, node, M_kernfs_name);
+        g_autofree char *name =
+            r->error ? NULL : intro_read_str(r->k, name_at, MAX_NAME_BYTES, &r->error);
+        if (!name)
+            break;
+        g_string_prepend(path, name);
+        g_string_prepend_c(path, '/');
+        node = parent;
+    }
+    if (r->error)
+        return NULL;
+    if (path->len == 0)
+        g_string_append_c(path, '/');
+    return g_utf8_make_valid(path->str, -1);
+}
+
+struct link_walk {
+    struct intro_ctx *c;
+    struct gva unified; // what is read by itself
+};
+
+// Of version 1, where something other than the root may mean limits.
+static bool read_link(struct gva node, void *user, GError **error)
+{
+    struct link_walk *w = user;
+    g_auto(IntroReader) r = INTRO_READER(w->c->k);
+    struct gva cgroup =
+        rd_ptr(&r, intro_container(w->c->k, node, M_cset_link_list), M_cset_link_cgroup);
+
+    if (!r.error && cgroup.addr != w->unified.addr) {
+        g_autofree char *path = cgroup_path(&r, cgroup);
+
+        if (path && path[1])
+            intro_note(w->c, FMT_NOTE_LOSS, "cgroup",
+                       "its place %s in a hierarchy of cgroups version 1 does not go along", path);
+    }
+    return rd_done(&r, error);
+}
+
+bool intro_cgroup(struct intro_ctx *c, struct gva leader, struct fmt_proc *proc, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+
+    if (!intro_has(c->k, M_task_cgroups) || !intro_has(c->k, M_kernfs_parent))
+        return true;
+    struct gva set = rd_ptr(&r, leader, M_task_cgroups);
+    struct link_walk walk = {c, rd_ptr(&r, set, M_css_set_unified)};
+
+    if (r.error || !walk.unified.addr)
+        return rd_done(&r, error);
+    proc->cgroup = cgroup_path(&r, walk.unified);
+    return rd_done(&r, error) &&
+           intro_walk_list(c->k, intro_member_addr(c->k, set, M_css_set_links), MAX_LINKS,
+                           read_link, &walk, error);
+}
