@@ -83,11 +83,12 @@ static pid_t start_child(int answer)
     const pid_t child = fork();
 
     MUST(child >= 0);
-    for (int n = 0; child == 0; n++) {
+    if (child > 0)
+        return child;
+    for (int n = 0;; n++) {
         expect(inherited, SIGRTMIN + 6, n);
         MUST(write(answer, "x", 1) == 1);
     }
-    return child;
 }
 
 int main(int argc, char **argv)
