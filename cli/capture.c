@@ -10,14 +10,12 @@
 // many takes.
 #define TAKES_A_STEP 8
 #define MAX_STEPS    5
-#define PATIENCE_MS  500 // with what may_pass
 
 struct take {
     struct cli_guest *guest;
     IntroCapture *capture;
     char *why; // of the last RETRY
     GPtrArray *refusals;
-    bool frozen; // by the guest's agent
     int64_t paused_ns;
 };
 
@@ -51,25 +49,11 @@ static void give_up(const struct take *t, unsigned n_takes, int64_t deadline_ms,
                     t->guest->target, n_takes, (double)deadline_ms / 1000, t->why);
 }
 
-// Whether a moment later there may be nothing to refuse: a child has just ended, and its parent
-// will wait for it. In vain where an agent holds the tree still; it has had that patience itself.
-static bool may_pass(const struct take *t)
-{
-    for (guint i = 0; i < t->refusals->len; i++) {
-        const struct intro_refusal *r = g_ptr_array_index(t->refusals, i);
-
-        if (strcmp(r->kind, "zombie") != 0)
-            return false;
-    }
-    return !t->frozen && !vmm_machine_was_paused_before(t->guest->vm);
-}
-
 // Takes until it is done; the guest runs in between.
 static bool take_all(struct cli *cli, struct take *t, int64_t deadline_ms, unsigned *ret_n_takes,
                      GError **error)
 {
     int64_t until_ns = cli_now_ns() + deadline_ms * 1000000;
-    int64_t patient_ns = cli_now_ns() + PATIENCE_MS * 1000000;
 
     for (unsigned n = 1;; n++) {
         enum intro_capture_result result = take_once(t, error);
@@ -80,20 +64,16 @@ static bool take_all(struct cli *cli, struct take *t, int64_t deadline_ms, unsig
         }
         if (result == INTRO_CAPTURE_FAILED)
             return false;
-        bool passing = result == INTRO_CAPTURE_REFUSED && may_pass(t) && cli_now_ns() < patient_ns;
-
-        if (passing) {
-            g_ptr_array_set_size(t->refusals, 0);
-        } else if (result == INTRO_CAPTURE_REFUSED) {
+        if (result == INTRO_CAPTURE_REFUSED) {
             g_set_error(
                 error, CLI_ERROR, CLI_ERROR_REFUSED,
                 "%s: the process cannot be taken out, and goes on as before:", t->guest->target);
             return false;
         }
-        cli_debug(cli, "take %u: %s", n, t->why ? t->why : "a child has ended");
+        cli_debug(cli, "take %u: %s", n, t->why);
         if (!vmm_machine_resume(t->guest->vm, error) || cli_signals_check(cli, error))
             return false;
-        if (vmm_machine_was_paused_before(t->guest->vm) || (!passing && cli_now_ns() >= until_ns)) {
+        if (vmm_machine_was_paused_before(t->guest->vm) || cli_now_ns() >= until_ns) {
             give_up(t, n, deadline_ms, error);
             return false;
         }
@@ -124,10 +104,7 @@ FmtImage *cli_capture(struct cli *cli, struct cli_guest *guest,
     g_autoptr(IntroCapture) capture = intro_capture_prepare(guest->kernel, options, error);
     g_autoptr(GPtrArray) refusals =
         g_ptr_array_new_with_free_func((GDestroyNotify)intro_refusal_free);
-    struct take t = {.guest = guest,
-                     .capture = capture,
-                     .refusals = refusals,
-                     .frozen = options->frozen_by != 0};
+    struct take t = {.guest = guest, .capture = capture, .refusals = refusals};
     struct cli_capture_stats stats = {0};
     g_autoptr(FmtImage) img = NULL;
     bool ok;

@@ -172,6 +172,7 @@ enum fmt_task_state {
     FMT_TASK_PREEMPTED, // in user mode, waiting for a CPU
     FMT_TASK_SYSCALL,   // in a system call
     FMT_TASK_FROZEN,    // stopped for us by the guest's own agent
+    FMT_TASK_ENDED,     // the leader of a zombie, or of a process whose other threads go on
 };
 
 /*

@@ -19,6 +19,9 @@ struct AgentTask {
     AgentProc *proc;
     const struct fmt_task *rec;
     bool starts_over; // the call that rec->restart tells of begins anew instead
+    bool born;        // in the plan of births
+    bool armed;       // a restart block holds the rest of a timeout
+    int64_t restart;  // what the call returned that left it
 };
 
 // A process of the image, and the one that becomes it.
@@ -27,6 +30,8 @@ struct AgentProc {
     const struct fmt_proc *rec;
     const struct fmt_mm *mm; // NULL for a zombie
     AgentProc *parent;       // NULL for the root
+    AgentTask *parent_task;  // the thread of it
+    GPtrArray *children;     // of AgentProc; borrowed
     GPtrArray *tasks;        // of AgentTask, the leader first; owned
     GPtrArray *vmas;         // of struct fmt_vma, by address; borrowed
     struct agent_site site;
@@ -37,6 +42,11 @@ struct AgentProc {
     uint64_t vdso;           // where that is in this process now
     GByteArray *old_vdso;    // the captured one, as its pages come in
     int mem;                 // /proc/PID/mem, -1 for none
+    uint64_t tty_pgid;       // foreground group of the terminal of the session that it leads
+    // Of the plan of births: the session to be born in (0: any), the one that it is in, and whether
+    // its children have had their turn.
+    uint64_t birth_session, session;
+    bool grown;
 };
 
 // One open file description of the image, held open by the agent until the processes have it.
@@ -50,6 +60,8 @@ struct AgentRestore {
     struct agent_restore_options opt;
     GPtrArray *refusals, *notes; // borrowed; refusals is NULL after the plan
     GPtrArray *procs;            // of AgentProc, parents first; owned
+    GPtrArray *temps;            // of AgentProc: leaders of sessions and groups for a while; owned
+    GArray *steps;               // of struct agent_step: how the tree comes to be
     GHashTable *files;           // objref -> struct agent_file; owned
     GHashTable *objects;         // objref of PIPE, SHM, INODE -> what their module keeps; owned
     int fd_base;                 // descriptors of the image are below, those of the agent above
@@ -100,6 +112,24 @@ static inline AgentTask *agent_leader(const AgentProc *p)
     return g_ptr_array_index(p->tasks, 0);
 }
 
+// A leader that ended before the other threads: it is there until the process settles.
+static inline bool agent_has_ended(const AgentTask *t)
+{
+    return t->rec->state == FMT_TASK_ENDED;
+}
+
+// What threads may share with each other and with other processes.
+static inline uint64_t agent_task_files(const AgentTask *t)
+{
+    return t->rec->files;
+}
+static inline uint64_t agent_task_fs(const AgentTask *t)
+{
+    return t->rec->fs;
+}
+// Whether no thread before this one refers to the same object.
+bool agent_has_it_first(const AgentTask *t, uint64_t (*object)(const AgentTask *t));
+
 /*
  * One aspect of a process, each in the file of its name. Any member may be NULL. `plan` looks at
  * the whole image. The others run in the order of the table in restore.c, for each process and for
@@ -107,6 +137,7 @@ static inline AgentTask *agent_leader(const AgentProc *p)
  */
 struct agent_aspect {
     const char *name;
+    bool per_mm; // build and finish are for the address space: by the first process that has it
     void (*plan)(AgentRestore *r);
     bool (*build)(AgentProc *p, GError **error);       // once its parents are built
     bool (*finish)(AgentProc *p, GError **error);      // after the contents
@@ -243,17 +274,30 @@ void agent_mqueue_undo(AgentRestore *r);
 
 // process.c
 void agent_process_plan(AgentRestore *r);
-bool agent_process_start(AgentRestore *r, GError **error);  // what the tree grows from
-bool agent_process_tree(AgentRestore *r, GError **error);   // all leaders, sessions
-bool agent_process_groups(AgentRestore *r, GError **error); // process groups
-bool agent_process_threads(AgentProc *p, GError **error);   // all threads but the leader
+bool agent_process_start(AgentRestore *r, GError **error); // what the tree grows from
+// All processes and threads, in their sessions and groups.
+bool agent_process_tree(AgentRestore *r, GError **error);
 // Whether a pid is in use on this machine, if only as the name of a process group.
 bool agent_process_is_taken(uint64_t tid);
-// Ends a process that is a zombie in the image, the way it ended there.
-bool agent_process_zombie(AgentProc *p, GError **error);
 void agent_process_kill(AgentRestore *r);
+uint64_t agent_pid_max(void);
 // Registers with which the reaper of a new pid namespace runs once it is let go.
 bool agent_process_release_reaper(AgentRestore *r, GError **error);
+
+// ending.c: ends what is a zombie in the image, the way it ended there.
+void agent_ending_plan(AgentRestore *r);
+bool agent_ending_zombies(AgentRestore *r, GError **error);
+// Ends a process with one thread; its parent has yet to wait for it.
+bool agent_ending_exit(AgentTask *t, unsigned status, GError **error);
+// Ends a leader whose threads go on. It can be driven no more.
+bool agent_ending_leader(AgentTask *t, GError **error);
+
+// stop.c: brings a process into the job control state that it had: stopped, continued, and what of
+// it wait() has told its parent. To be called before SIGCHLD is drained from the parent.
+bool agent_stop(AgentProc *p, GError **error);
+
+// The first process with the address space.
+bool agent_mm_is_owner(const AgentProc *p);
 
 // mm.c
 bool agent_mm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,
@@ -278,9 +322,9 @@ void agent_contents_undo(AgentRestore *r);
 // stub.c
 void agent_stub_plan(AgentRestore *r);
 bool agent_stub_open(AgentRestore *r, GError **error);
-// For a process that was just cloned from its parent, or from the agent: gives it the kind of
+// For a process that was just cloned by `maker` (NULL: by the helper): gives it the kind of
 // address space that the image has, and a site in that.
-bool agent_stub_enter(AgentProc *p, GError **error);
+bool agent_stub_enter(AgentProc *p, const AgentProc *maker, GError **error);
 uint64_t agent_stub_end(void); // where its memory ends in a process that has executed one
 extern const uint8_t agent_entry_code[4]; // syscall; int $0x80
 #define AGENT_IA32_END     0xffffe000ull  // of the addresses of a 32-bit program

@@ -73,6 +73,7 @@ static bool build(AgentProc *p, GError **error)
 
 const struct agent_aspect agent_aspect_exe = {
     .name = "program",
+    .per_mm = true,
     .plan = plan,
     .build = build,
 };

@@ -13,32 +13,44 @@ static int by_number(gconstpointer a, gconstpointer b)
     return x->fd < y->fd ? -1 : x->fd > y->fd;
 }
 
-static GPtrArray *table(const AgentProc *p)
+static GPtrArray *table(const AgentTask *t)
 {
     GPtrArray *ret = g_ptr_array_new();
     struct fmt_fd *fd;
 
-    for (size_t i = 0; FMT_NEXT(p->r->img, FD, i, fd); i++) {
-        if (fd->files == agent_leader(p)->rec->files)
+    for (size_t i = 0; FMT_NEXT(t->proc->r->img, FD, i, fd); i++) {
+        if (fd->files == t->rec->files)
             g_ptr_array_add(ret, fd);
     }
     g_ptr_array_sort(ret, by_number);
     return ret;
 }
 
+static void plan_table(AgentRestore *r, const AgentTask *t)
+{
+    const uint64_t pid = t->proc->rec->pid;
+    g_autoptr(GPtrArray) fds = table(t);
+
+    for (guint i = 0; i < fds->len; i++) {
+        const struct fmt_fd *fd = g_ptr_array_index(fds, i);
+
+        if (i > 0 && fd->fd == ((struct fmt_fd *)g_ptr_array_index(fds, i - 1))->fd)
+            agent_refuse(r, "fd", pid, (int64_t)fd->fd, "it is in the image twice");
+        if (fd->fd >= G_MAXINT / 2 || !fmt_image_by_ref(r->img, fd->file, FMT_FILE))
+            agent_refuse(r, "fd", pid, (int64_t)fd->fd, "the image has no file for it");
+    }
+}
+
 static void plan(AgentRestore *r)
 {
     for (guint i = 0; i < r->procs->len; i++) {
         const AgentProc *p = g_ptr_array_index(r->procs, i);
-        g_autoptr(GPtrArray) fds = table(p);
 
-        for (guint j = 0; j < fds->len; j++) {
-            const struct fmt_fd *fd = g_ptr_array_index(fds, j);
+        for (guint j = 0; j < p->tasks->len; j++) {
+            const AgentTask *t = g_ptr_array_index(p->tasks, j);
 
-            if (j > 0 && fd->fd == ((struct fmt_fd *)g_ptr_array_index(fds, j - 1))->fd)
-                agent_refuse(r, "fd", p->rec->pid, (int64_t)fd->fd, "it is in the image twice");
-            if (fd->fd >= G_MAXINT / 2 || !fmt_image_by_ref(r->img, fd->file, FMT_FILE))
-                agent_refuse(r, "fd", p->rec->pid, (int64_t)fd->fd, "the image has no file for it");
+            if (t->rec->files && agent_has_it_first(t, agent_task_files))
+                plan_table(r, t);
         }
     }
 }
@@ -50,15 +62,15 @@ static bool close_range_remote(const struct agent_tracee *t, uint64_t first, uin
            agent_remote(t, "close_range", SYS_close_range, NULL, error, first, last, 0);
 }
 
-static bool build(AgentProc *p, GError **error)
+static bool build_table(AgentTask *task, GError **error)
 {
-    const struct agent_tracee *t = &agent_leader(p)->tracee;
-    g_autoptr(GPtrArray) fds = table(p);
+    const struct agent_tracee *t = &task->tracee;
+    g_autoptr(GPtrArray) fds = table(task);
     uint64_t next = 0; // first number that is not settled yet
 
     for (guint i = 0; i < fds->len; i++) {
         const struct fmt_fd *fd = g_ptr_array_index(fds, i);
-        const int ours = agent_file_fd(p->r, fd->file);
+        const int ours = agent_file_fd(task->proc->r, fd->file);
 
         if ((fd->fd > 0 && !close_range_remote(t, next, fd->fd - 1, error)) ||
             !agent_remote(t, "dup3", SYS_dup3, NULL, error, (uint64_t)ours, fd->fd,
@@ -69,6 +81,18 @@ static bool build(AgentProc *p, GError **error)
         next = fd->fd + 1;
     }
     return close_range_remote(t, next, ~0u, error);
+}
+
+// Each table by the first thread that has it.
+static bool build(AgentProc *p, GError **error)
+{
+    for (guint i = 0; i < p->tasks->len; i++) {
+        AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        if (t->rec->files && agent_has_it_first(t, agent_task_files) && !build_table(t, error))
+            return false;
+    }
+    return true;
 }
 
 const struct agent_aspect agent_aspect_fd = {

@@ -46,7 +46,6 @@ struct AgentFreeze {
     pid_t root;
     GHashTable *threads;   // tid -> struct thread
     GHashTable *processes; // set of pids, those that have died included
-    guint n_zombies;       // that the last walk met
 };
 
 #define SYSCALL_BYTES  2 // 0f 05
@@ -122,6 +121,14 @@ static bool is_self_or_ancestor(pid_t pid)
     return false;
 }
 
+// A leader may end before the other threads.
+static bool is_zombie(pid_t pid, const struct procfs_status *status)
+{
+    g_autoptr(GArray) tids = procfs_list_threads(pid);
+
+    return status->state == 'Z' && tids->len <= 1;
+}
+
 // What forbids to freeze this process? Returns false where it is none to deal with: gone or dead.
 static bool check_process(AgentFreeze *f, pid_t pid, GPtrArray *refusals)
 {
@@ -129,10 +136,9 @@ static bool check_process(AgentFreeze *f, pid_t pid, GPtrArray *refusals)
 
     if (!procfs_read_status(pid, &status) || status.state == 'X')
         return false;
-    if (status.state == 'Z') {
+    if (is_zombie(pid, &status)) {
         if (pid == f->root)
             refuse(refusals, pid, "zombie", "it has ended and waits for its parent");
-        f->n_zombies++;
         return false;
     }
     if (pid == 1)
@@ -172,7 +178,6 @@ static guint scan(AgentFreeze *f, GPtrArray *refusals)
     g_autoptr(GArray) queue = g_array_new(FALSE, FALSE, sizeof(pid_t));
     guint n_new = 0;
 
-    f->n_zombies = 0;
     g_array_append_val(queue, f->root);
     for (guint i = 0; i < queue->len && refusals->len == 0; i++) {
         pid_t pid = g_array_index(queue, pid_t, i);
@@ -476,17 +481,6 @@ void agent_freeze_thaw(AgentFreeze *f)
         // Fails for a thread that never stopped; that one is let go when this process ends.
         ptrace(PTRACE_DETACH, GPOINTER_TO_INT(key), NULL, NULL);
     }
-}
-
-bool agent_freeze_has_zombies(const AgentFreeze *f)
-{
-    return f->n_zombies > 0;
-}
-
-void agent_freeze_forget(AgentFreeze *f)
-{
-    g_hash_table_remove_all(f->threads);
-    g_hash_table_remove_all(f->processes);
 }
 
 void agent_freeze_kill(AgentFreeze *f)

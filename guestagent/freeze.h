@@ -26,10 +26,6 @@ enum agent_freeze_state agent_freeze_step(AgentFreeze *f, GPtrArray *refusals, G
 // Adds what the thread that keeps the step at AGAIN is doing.
 void agent_freeze_explain(AgentFreeze *f, GPtrArray *refusals);
 void agent_freeze_thaw(AgentFreeze *f);
-// Has the frozen tree processes that have ended, and a parent that has not waited for them yet?
-bool agent_freeze_has_zombies(const AgentFreeze *f);
-// After a thaw: the tree can be frozen once more.
-void agent_freeze_forget(AgentFreeze *f);
 // Sends SIGKILL to all; they are gone when, after agent_freeze_reap, no threads are left.
 void agent_freeze_kill(AgentFreeze *f);
 void agent_freeze_reap(AgentFreeze *f);

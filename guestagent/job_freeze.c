@@ -10,8 +10,7 @@
 
 // A wait is counted in polls, not by a clock: a guest that is paused for a minute between two of
 // them has not waited for a minute.
-#define POLL_MS     100
-#define PATIENCE_US (G_USEC_PER_SEC)
+#define POLL_MS 100
 
 static int open_sigchld(void)
 {
@@ -41,25 +40,18 @@ static void send_frozen(struct agent_job *job, AgentFreeze *f)
     agent_job_send(job, AGENT_FROZEN, obj);
 }
 
-// Steps until all are stopped. A parent that is held still cannot wait for a child that has just
-// ended: then it gets another chance, for a while. false: has answered, or the host has changed its
-// mind.
+// Steps until all are stopped. false: has answered, or the host has changed its mind.
 static bool freeze_all(struct agent_job *job, AgentFreeze *f, int signal_fd, int64_t deadline_ms)
 {
     g_autoptr(GPtrArray) refusals = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GError) error = NULL;
     struct agent_frame frame;
-    const int64_t patient_until = g_get_monotonic_time() + PATIENCE_US;
     int64_t waited_ms = 0;
 
     for (;;) {
         switch (agent_freeze_step(f, refusals, &error)) {
         case AGENT_FREEZE_DONE:
-            if (!agent_freeze_has_zombies(f) || g_get_monotonic_time() > patient_until)
-                return true;
-            agent_freeze_thaw(f);
-            agent_freeze_forget(f);
-            break;
+            return true;
         case AGENT_FREEZE_FAILED:
             agent_freeze_thaw(f);
             agent_job_fail(job, error->message);

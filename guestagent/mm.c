@@ -40,6 +40,11 @@ static const struct {
     {FMT_VMA_RAND_READ, MADV_RANDOM, true, "MADV_RANDOM"},
 };
 
+bool agent_mm_is_owner(const AgentProc *p)
+{
+    return p->mm && agent_mm_owner(p->r, p->rec->mm) == p;
+}
+
 AgentProc *agent_mm_owner(AgentRestore *r, uint64_t mm)
 {
     for (guint i = 0; i < r->procs->len; i++) {
@@ -409,6 +414,7 @@ bool agent_mm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t add
 
 const struct agent_aspect agent_aspect_mm = {
     .name = "memory",
+    .per_mm = true,
     .plan = plan,
     .build = build,
     .finish = agent_mm_settle,

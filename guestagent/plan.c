@@ -7,6 +7,7 @@
 
 #include "formats/cpu_features.h"
 #include "guestagent/engine.h"
+#include "guestagent/lineage.h"
 #include "guestagent/plan.h"
 
 void agent_refusal_free(struct agent_refusal *refusal)
@@ -71,6 +72,7 @@ static void proc_free(void *data)
     g_ptr_array_unref(p->tasks);
     g_ptr_array_unref(p->vmas);
     agent_vdso_free(p->here);
+    g_ptr_array_unref(p->children);
     if (p->old_vdso)
         g_byte_array_unref(p->old_vdso);
     g_free(p);
@@ -95,6 +97,7 @@ static AgentProc *new_proc(AgentRestore *r, const struct fmt_proc *rec)
     p->mm = fmt_image_by_ref(r->img, rec->mm, FMT_MM);
     p->tasks = g_ptr_array_new_with_free_func(g_free);
     p->vmas = g_ptr_array_new();
+    p->children = g_ptr_array_new();
     for (size_t i = 0; FMT_NEXT(r->img, TASK, i, task); i++) {
         if (task->proc != rec->rec.objref)
             continue;
@@ -111,6 +114,66 @@ static AgentProc *new_proc(AgentRestore *r, const struct fmt_proc *rec)
     }
     g_ptr_array_sort(p->vmas, by_start);
     return p;
+}
+
+// Records that no image has.
+struct temp_records {
+    struct fmt_proc proc;
+    struct fmt_task task;
+};
+
+static void temp_free(void *data)
+{
+    AgentProc *p = data;
+
+    g_free((void *)p->rec); // is the first of them
+    proc_free(p);
+}
+
+AgentProc *agent_proc_new_temp(AgentRestore *r, uint64_t pid, uint64_t exit_signal)
+{
+    struct temp_records *records = g_new0(struct temp_records, 1);
+    AgentProc *p = g_new0(AgentProc, 1);
+    AgentTask *t = g_new0(AgentTask, 1);
+
+    records->proc.pid = records->task.tid = pid;
+    records->proc.exit_signal = exit_signal;
+    t->proc = p;
+    t->rec = &records->task;
+    *p = (AgentProc){.r = r, .rec = &records->proc, .mem = -1};
+    p->tasks = g_ptr_array_new_with_free_func(g_free);
+    p->vmas = g_ptr_array_new();
+    p->children = g_ptr_array_new();
+    g_ptr_array_add(p->tasks, t);
+    return p;
+}
+
+static AgentTask *find_thread(const AgentProc *p, uint64_t tid)
+{
+    for (guint i = 0; i < p->tasks->len; i++) {
+        AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        if (t->rec->tid == tid)
+            return t;
+    }
+    return NULL;
+}
+
+bool agent_has_it_first(const AgentTask *t, uint64_t (*object)(const AgentTask *t))
+{
+    const GPtrArray *procs = t->proc->r->procs;
+
+    for (guint i = 0; i < procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(procs, i);
+
+        for (guint j = 0; j < p->tasks->len; j++) {
+            const AgentTask *other = g_ptr_array_index(p->tasks, j);
+
+            if (other == t || object(other) == object(t))
+                return other == t;
+        }
+    }
+    return true;
 }
 
 static AgentProc *find(const AgentRestore *r, uint64_t pid)
@@ -137,7 +200,14 @@ static bool add_proc(AgentRestore *r, const struct fmt_proc *rec, GError **error
         wrong = "has a parent that does not come before it";
     else if (rec->pid == 0 || rec->pid > G_MAXINT)
         wrong = "has an impossible number";
-    p->parent = r->procs->len > 0 ? parent : NULL;
+    else if (r->procs->len > 0 && rec->parent_tid && !find_thread(parent, rec->parent_tid))
+        wrong = "is the child of a thread that is not there";
+    if (!wrong && r->procs->len > 0) {
+        p->parent = parent;
+        p->parent_task =
+            rec->parent_tid ? find_thread(parent, rec->parent_tid) : agent_leader(parent);
+        g_ptr_array_add(parent->children, p);
+    }
     if (!wrong) {
         g_ptr_array_add(r->procs, p);
         return true;
@@ -157,6 +227,8 @@ AgentRestore *agent_restore_new(FmtImage *meta, const struct agent_restore_optio
     r->img = fmt_image_ref(meta);
     r->opt = *opt;
     r->procs = g_ptr_array_new_with_free_func(proc_free);
+    r->temps = g_ptr_array_new_with_free_func(temp_free);
+    r->steps = g_array_new(false, false, sizeof(struct agent_step));
     r->objects = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
     r->fds = g_array_new(false, false, sizeof(int));
     r->created = g_ptr_array_new_with_free_func(g_free);
@@ -189,6 +261,8 @@ void agent_restore_free(AgentRestore *r)
     agent_sockets_free(r->sockets);
     g_array_unref(r->fds);
     g_hash_table_unref(r->objects);
+    g_array_unref(r->steps);
+    g_ptr_array_unref(r->temps);
     g_ptr_array_unref(r->procs);
     fmt_image_unref(r->img);
     g_free(r);

@@ -5,10 +5,11 @@
 //   namespace helper -- clone3 --> [reaper --]    pid 1 of the new pid namespace helper or reaper
 //   -- clone3(set_tid) --> root -- clone3(set_tid) --> children
 //
-// The helper is gone before anything else happens, so that the root's parent is init (or the
-// reaper). Everybody is attached from the helper on by PTRACE_O_TRACECLONE and its sisters, so none
-// can outlive the agent before it is released. All carry a copy of the agent's memory and of its
-// descriptors until mm.c and fd.c have taken what they need from them.
+// Who clones whom is planned in lineage.c. The helper is gone before anything else happens, so that
+// the root's parent is init (or the reaper). Everybody is attached from the helper on by
+// PTRACE_O_TRACECLONE and its sisters, so none can outlive the agent before it is released. All
+// carry a copy of the agent's memory and of its descriptors until mm.c and fd.c have taken what
+// they need from them.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,7 @@
 
 #include "guestagent/engine.h"
 #include "guestagent/fork.h"
+#include "guestagent/lineage.h"
 
 // The C library's headers lack it, and the kernel's cannot be had beside them.
 #define GET_RSEQ_CONFIGURATION 0x420f
@@ -39,69 +41,29 @@ struct rseq_configuration {
 #define RSEQ_FLAG_UNREGISTER 1
 #endif
 
-static AgentProc *proc_by_pid(const AgentRestore *r, uint64_t pid)
-{
-    for (guint i = 0; i < r->procs->len; i++) {
-        AgentProc *p = g_ptr_array_index(r->procs, i);
-
-        if (p->rec->pid == pid)
-            return p;
-    }
-    return NULL;
-}
-
-bool agent_process_is_taken(uint64_t tid)
+bool agent_process_is_taken(uint64_t pid)
 {
     // A number is also in use while a process group is named by it.
-    return kill((pid_t)tid, 0) == 0 || errno != ESRCH || kill(-(pid_t)tid, 0) == 0 ||
+    return kill((pid_t)pid, 0) == 0 || errno != ESRCH || kill(-(pid_t)pid, 0) == 0 ||
            errno != ESRCH;
 }
 
-// A session that has its leader outside of the tree becomes the root's own; so do such groups.
-static void plan_session(AgentRestore *r, AgentProc *p)
+uint64_t agent_pid_max(void)
 {
-    const AgentProc *root = g_ptr_array_index(r->procs, 0);
+    g_autofree char *text = NULL;
 
-    p->sid = p->rec->sid;
-    p->pgid = p->rec->pgid;
-    if (!proc_by_pid(r, p->sid)) {
-        if (p == root)
-            agent_note(r, "session", p->rec->pid, -1,
-                       "session %" G_GUINT64_FORMAT " has its leader outside of the tree; the "
-                       "process becomes the leader of a new one",
-                       p->sid);
-        p->sid = root->rec->pid;
-        p->pgid = proc_by_pid(r, p->pgid) ? p->pgid : root->rec->pid;
-    }
-    if (!proc_by_pid(r, p->pgid)) {
-        agent_note(r, "process-group", p->rec->pid, -1,
-                   "process group %" G_GUINT64_FORMAT
-                   " has its leader outside of the tree; the process joins that of its session",
-                   p->pgid);
-        p->pgid = p->sid;
-    }
-    if (p->parent && p->sid != p->rec->pid && p->sid != p->parent->sid &&
-        p->parent->sid != p->parent->rec->pid)
-        agent_refuse(r, "session", p->rec->pid, -1,
-                     "its session %" G_GUINT64_FORMAT " is not that of its parent", p->sid);
+    return g_file_get_contents("/proc/sys/kernel/pid_max", &text, NULL, NULL)
+               ? g_ascii_strtoull(text, NULL, 10)
+               : 32768;
 }
 
 static void plan_task(AgentRestore *r, const AgentProc *p, const AgentTask *t)
 {
-    const AgentTask *leader = agent_leader(p);
-
     if (!r->opt.new_pid_namespace && agent_process_is_taken(t->rec->tid))
         agent_refuse(r, "pid-taken", p->rec->pid, -1,
                      "pid %" G_GUINT64_FORMAT " is in use on this machine", t->rec->tid);
     if (r->opt.new_pid_namespace && t->rec->tid == 1)
         agent_refuse(r, "pid-taken", p->rec->pid, -1, "pid 1 cannot be had in a new pid namespace");
-    if (t->rec->files != leader->rec->files)
-        agent_refuse(r, "thread-files", p->rec->pid, -1,
-                     "thread %" G_GUINT64_FORMAT " has a descriptor table of its own", t->rec->tid);
-    if (t->rec->fs != leader->rec->fs)
-        agent_refuse(r, "thread-fs", p->rec->pid, -1,
-                     "thread %" G_GUINT64_FORMAT " has a working directory of its own",
-                     t->rec->tid);
 }
 
 void agent_process_plan(AgentRestore *r)
@@ -109,35 +71,11 @@ void agent_process_plan(AgentRestore *r)
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
 
-        plan_session(r, p);
-        if (p->rec->state == FMT_PROC_ZOMBIE && !p->parent)
-            agent_refuse(r, "zombie", p->rec->pid, -1, "the process has ended");
-        if (p->rec->state == FMT_PROC_ZOMBIE && p->rec->exit_code & 0x7f &&
-            (p->rec->exit_code & 0xff) != SIGKILL)
-            agent_refuse(r, "zombie", p->rec->pid, -1,
-                         "it was killed by signal %d and waits for its parent; only SIGKILL is "
-                         "supported",
-                         (int)p->rec->exit_code & 0x7f);
         for (guint j = 0; j < p->tasks->len; j++)
             plan_task(r, p, g_ptr_array_index(p->tasks, j));
-        for (guint j = 0; j < i; j++) {
-            const AgentProc *other = g_ptr_array_index(r->procs, j);
-
-            if (p->mm && p->mm == other->mm)
-                agent_refuse(r, "shared-mm", p->rec->pid, -1,
-                             "it shares its memory with process %" G_GUINT64_FORMAT,
-                             other->rec->pid);
-            if (p->rec->sighand && p->rec->sighand == other->rec->sighand)
-                agent_refuse(r, "shared-sighand", p->rec->pid, -1,
-                             "it shares its signal actions with process %" G_GUINT64_FORMAT,
-                             other->rec->pid);
-            if (agent_leader(p)->rec->files &&
-                agent_leader(p)->rec->files == agent_leader(other)->rec->files)
-                agent_refuse(r, "shared-files", p->rec->pid, -1,
-                             "it shares its descriptor table with process %" G_GUINT64_FORMAT,
-                             other->rec->pid);
-        }
     }
+    agent_ending_plan(r);
+    agent_lineage_plan(r);
 }
 
 struct helper_report {
@@ -231,44 +169,90 @@ static bool forget_rseq(const struct agent_tracee *t, GError **error)
                         RSEQ_FLAG_UNREGISTER, conf.signature);
 }
 
-static bool clone_process(AgentProc *p, const struct agent_tracee *parent, GError **error)
-{
-    AgentTask *leader = agent_leader(p);
-    const pid_t tid = (pid_t)p->rec->pid;
-    struct clone_args args = {.exit_signal = p->rec->exit_signal};
+/* ---- the steps of the plan of births ---- */
 
-    if (!agent_remote_clone(parent, &args, &tid, 1, &leader->tracee.tid, error)) {
-        g_prefix_error(error, "process %d: ", tid);
-        return false;
+// Until mm.c and vdso.c are through, all processes have the memory of who cloned them: whoever is
+// to share it is driven from the same place.
+static bool settle_in(const struct agent_step *s, const struct agent_tracee *by, GError **error)
+{
+    AgentProc *p = s->task->proc, *maker = s->by ? s->by->proc : NULL;
+
+    s->task->tracee.site = by->site;
+    if (s->flags & CLONE_VM) {
+        p->ia32 = maker->ia32;
+        p->stub = maker->stub;
+        // Memory is made by the first process of the image that has it.
+        return p == maker || !agent_mm_is_owner(p) ||
+               agent_fail(error, "its memory is not its own");
     }
-    p->site = *parent->site;
-    leader->tracee.site = &p->site;
-    return agent_stub_enter(p, error);
+    p->site = *by->site;
+    s->task->tracee.site = &p->site;
+    return agent_stub_enter(p, maker, error);
 }
 
-static bool clone_children(AgentProc *parent, bool own_session, GError **error)
+static bool do_birth(AgentRestore *r, const struct agent_step *s, GError **error)
 {
-    for (guint i = 0; i < parent->r->procs->len; i++) {
-        AgentProc *p = g_ptr_array_index(parent->r->procs, i);
+    const bool inherits = s->flags & (CLONE_THREAD | CLONE_PARENT);
+    struct clone_args args = {
+        .flags = s->flags,
+        .exit_signal = inherits ? 0 : s->task->proc->rec->exit_signal,
+    };
+    const pid_t tid = (pid_t)s->task->rec->tid;
+    const struct agent_tracee *by = s->by ? &s->by->tracee : &r->trunk;
 
-        if (p->parent == parent && (p->sid == parent->rec->pid) == own_session &&
-            !clone_process(p, &agent_leader(parent)->tracee, error))
-            return false;
-    }
+    if (agent_remote_clone(by, &args, &tid, 1, &s->task->tracee.tid, error))
+        return settle_in(s, by, error);
+    g_prefix_error(error, "thread %d: ", tid);
+    return false;
+}
+
+static bool do_session(AgentRestore *r, const struct agent_step *s, GError **error)
+{
+    return agent_remote(&s->task->tracee, "setsid", SYS_setsid, NULL, error, 0);
+}
+
+static bool do_adopt(AgentRestore *r, const struct agent_step *s, GError **error)
+{
+    return agent_remote(&s->task->tracee, "PR_SET_CHILD_SUBREAPER", SYS_prctl, NULL, error,
+                        PR_SET_CHILD_SUBREAPER, s->kind == AGENT_STEP_ADOPT);
+}
+
+static bool do_group(AgentRestore *r, const struct agent_step *s, GError **error)
+{
+    return agent_remote(&s->task->tracee, "setpgid", SYS_setpgid, NULL, error, 0, s->number);
+}
+
+static bool do_foreground(AgentRestore *r, const struct agent_step *s, GError **error)
+{
     return true;
 }
 
-// A child is in the session that its parent had when it was born: those that do not share the
-// session that the parent leads come before its setsid().
-static bool grow(AgentProc *p, GError **error)
+static bool do_end(AgentRestore *r, const struct agent_step *s, GError **error)
 {
-    const struct agent_tracee *t = &agent_leader(p)->tracee;
+    const struct agent_tracee *parent = s->by ? &s->by->tracee : &r->trunk;
 
-    if (!clone_children(p, false, error))
-        return false;
-    if (p->sid == p->rec->pid && !agent_remote(t, "setsid", SYS_setsid, NULL, error, 0))
-        return false;
-    return clone_children(p, true, error);
+    return agent_ending_exit(s->task, 0, error) &&
+           agent_remote(parent, "wait4", SYS_wait4, NULL, error, s->task->rec->tid, 0, __WALL, 0);
+}
+
+static bool (*const steps[])(AgentRestore *r, const struct agent_step *s, GError **error) = {
+    [AGENT_STEP_BIRTH] = do_birth,           [AGENT_STEP_SESSION] = do_session,
+    [AGENT_STEP_ADOPT] = do_adopt,           [AGENT_STEP_DISOWN] = do_adopt,
+    [AGENT_STEP_GROUP] = do_group,           [AGENT_STEP_END] = do_end,
+    [AGENT_STEP_FOREGROUND] = do_foreground,
+};
+
+static bool run_steps(AgentRestore *r, GError **error)
+{
+    for (guint i = 0; i < r->steps->len; i++) {
+        const struct agent_step *s = &g_array_index(r->steps, struct agent_step, i);
+
+        if (!steps[s->kind](r, s, error)) {
+            g_prefix_error(error, "process %" G_GUINT64_FORMAT ": ", s->task->proc->rec->pid);
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool end_helper(AgentRestore *r, GError **error)
@@ -314,75 +298,9 @@ bool agent_process_start(AgentRestore *r, GError **error)
     r->trunk = r->reaper;
     return true;
 }
-
 bool agent_process_tree(AgentRestore *r, GError **error)
 {
-    if (!clone_process(g_ptr_array_index(r->procs, 0), &r->trunk, error) || !end_helper(r, error))
-        return false;
-    for (guint i = 0; i < r->procs->len; i++) {
-        if (!grow(g_ptr_array_index(r->procs, i), error))
-            return false;
-    }
-    return true;
-}
-
-bool agent_process_groups(AgentRestore *r, GError **error)
-{
-    // Groups exist from the moment their leader enters them, so leaders first.
-    for (int leaders = 1; leaders >= 0; leaders--) {
-        for (guint i = 0; i < r->procs->len; i++) {
-            AgentProc *p = g_ptr_array_index(r->procs, i);
-
-            // A session leader leads its group already and may not leave it.
-            if (p->sid == p->rec->pid || (p->pgid == p->rec->pid) != leaders)
-                continue;
-            if (!agent_remote(&agent_leader(p)->tracee, "setpgid", SYS_setpgid, NULL, error, 0,
-                              p->pgid))
-                return false;
-        }
-    }
-    return true;
-}
-
-bool agent_process_threads(AgentProc *p, GError **error)
-{
-    for (guint i = 1; i < p->tasks->len; i++) {
-        AgentTask *t = g_ptr_array_index(p->tasks, i);
-        const pid_t tid = (pid_t)t->rec->tid;
-        struct clone_args args = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
-                                           CLONE_THREAD | CLONE_SYSVSEM};
-
-        if (!agent_remote_clone(&agent_leader(p)->tracee, &args, &tid, 1, &t->tracee.tid, error)) {
-            g_prefix_error(error, "thread %d: ", tid);
-            return false;
-        }
-        t->tracee.site = &p->site;
-    }
-    return true;
-}
-
-bool agent_process_zombie(AgentProc *p, GError **error)
-{
-    AgentTask *t = agent_leader(p);
-    const int signo = p->rec->exit_code & 0x7f;
-    struct user_regs_struct regs;
-    int status;
-
-    if (ptrace(PTRACE_GETREGS, t->tracee.tid, NULL, &regs) < 0)
-        return agent_fail_errno(error, "thread %d", t->tracee.tid);
-    regs.rip = p->site.syscall_ip;
-    regs.rax = SYS_exit_group;
-    regs.orig_rax = -1ull;
-    regs.rdi = p->rec->exit_code >> 8 & 0xff;
-    if (ptrace(PTRACE_SETREGS, t->tracee.tid, NULL, &regs) < 0 ||
-        (signo ? kill(t->tracee.tid, SIGKILL) : 0) < 0 ||
-        (ptrace(PTRACE_CONT, t->tracee.tid, NULL, NULL) < 0 && !signo))
-        return agent_fail_errno(error, "thread %d", t->tracee.tid);
-    // Our wait ends the tracing; its parent still has its own to do.
-    while (waitpid(t->tracee.tid, &status, __WALL) == t->tracee.tid && WIFSTOPPED(status))
-        ptrace(PTRACE_CONT, t->tracee.tid, NULL, NULL);
-    t->tracee.tid = 0;
-    return true;
+    return run_steps(r, error) && end_helper(r, error);
 }
 
 // What the reaper does once it is let go, in its copy of our memory: wait for whoever ends, and
@@ -440,21 +358,26 @@ static void kill_and_wait(pid_t tid)
         ptrace(PTRACE_CONT, tid, NULL, NULL);
 }
 
+static void kill_process(AgentProc *p)
+{
+    for (guint i = p->tasks->len; i-- > 0;) {
+        AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        kill_and_wait(t->tracee.tid);
+        t->tracee.tid = 0;
+    }
+}
+
 void agent_process_kill(AgentRestore *r)
 {
     kill_and_wait(r->helper);
     r->helper = 0;
     // Killing the leader kills all threads; each of them is waited for by its tracer.
-    for (guint i = 0; i < r->procs->len; i++) {
-        AgentProc *p = g_ptr_array_index(r->procs, i);
+    const GPtrArray *lists[] = {r->procs, r->temps};
 
-        for (guint j = p->tasks->len; j-- > 0;) {
-            AgentTask *t = g_ptr_array_index(p->tasks, j);
-
-            kill_and_wait(t->tracee.tid);
-            t->tracee.tid = 0;
-        }
-    }
+    for (guint i = 0; i < G_N_ELEMENTS(lists); i++)
+        for (guint j = 0; j < lists[i]->len; j++)
+            kill_process(g_ptr_array_index(lists[i], j));
     kill_and_wait(r->reaper.tid);
     r->reaper.tid = 0;
 }

@@ -97,7 +97,7 @@ static void plan(AgentRestore *r)
             const AgentTask *t = g_ptr_array_index(p->tasks, j);
 
             plan_xsave(r, p, t);
-            if (p->rec->state != FMT_PROC_ZOMBIE && !is_user_code(t->rec->cs))
+            if (!agent_has_ended(t) && !is_user_code(t->rec->cs))
                 agent_refuse(r, "registers", p->rec->pid, -1,
                              "thread %" G_GUINT64_FORMAT
                              " has the code segment %#" G_GINT64_MODIFIER "x, which no program has",

@@ -128,7 +128,7 @@ void agent_restart_plan(AgentRestore *r)
 bool agent_restart_arm(AgentTask *t, int64_t *ret_rax, GError **error)
 {
     const struct wait_call *call = find(t->rec->restart);
-    const uint64_t scratch = t->proc->site.scratch;
+    const uint64_t scratch = t->tracee.site->scratch;
     struct __kernel_timespec ts = {0};
     uint64_t args[6] = {0};
     struct kept kept;

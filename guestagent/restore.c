@@ -90,16 +90,21 @@ AgentRestore *agent_restore_plan(FmtImage *meta, const struct agent_restore_opti
     return NULL;
 }
 
-static bool build_process(AgentProc *p, GError **error)
+// One aspect of all processes, before the next: those that share their descriptors lose ours with
+// the first of them.
+static bool build_aspect(AgentRestore *r, const struct agent_aspect *aspect, GError **error)
 {
-    for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
-        if (aspects[i]->build && !aspects[i]->build(p, error)) {
-            g_prefix_error(error, "process %" G_GUINT64_FORMAT ", %s: ", p->rec->pid,
-                           aspects[i]->name);
+    for (guint i = 0; aspect->build && i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->rec->state == FMT_PROC_ZOMBIE || (aspect->per_mm && !agent_mm_is_owner(p)))
+            continue;
+        if (!aspect->build(p, error)) {
+            g_prefix_error(error, "process %" G_GUINT64_FORMAT ", %s: ", p->rec->pid, aspect->name);
             return false;
         }
     }
-    return agent_process_threads(p, error);
+    return true;
 }
 
 bool agent_restore_build(AgentRestore *r, GError **error)
@@ -107,15 +112,11 @@ bool agent_restore_build(AgentRestore *r, GError **error)
     // All descriptors before the first process, which inherits them.
     if (!agent_files_open(r, error) || !agent_shm_open(r, error) ||
         !agent_process_start(r, error) || !agent_files_stage(r, AGENT_FILE_CONNECT, error) ||
-        !agent_process_tree(r, error) || !agent_process_groups(r, error) ||
-        !agent_ipc_make(r, error))
+        !agent_process_tree(r, error) || !agent_ipc_make(r, error))
         return false;
-    for (guint i = 0; i < r->procs->len; i++) {
-        AgentProc *p = g_ptr_array_index(r->procs, i);
-
-        if (p->rec->state != FMT_PROC_ZOMBIE && !build_process(p, error))
+    for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++)
+        if (!build_aspect(r, aspects[i], error))
             return false;
-    }
     return agent_files_stage(r, AGENT_FILE_ATTACH, error);
 }
 
@@ -126,7 +127,7 @@ GArray *agent_restore_spaces(const AgentRestore *r)
     for (guint i = 0; i < r->procs->len; i++) {
         const AgentProc *p = g_ptr_array_index(r->procs, i);
 
-        if (p->mm && p->rec->state != FMT_PROC_ZOMBIE) {
+        if (p->rec->state != FMT_PROC_ZOMBIE && agent_mm_is_owner(p)) {
             const struct agent_space space = {p->mm->rec.objref, agent_leader(p)->tracee.tid};
             g_array_append_val(spaces, space);
         }
@@ -158,7 +159,8 @@ static bool finish_tasks(AgentProc *p, GError **error)
 static bool finish_process(AgentProc *p, GError **error)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
-        if (aspects[i]->finish && !aspects[i]->finish(p, error)) {
+        if (aspects[i]->finish && (!aspects[i]->per_mm || agent_mm_is_owner(p)) &&
+            !aspects[i]->finish(p, error)) {
             g_prefix_error(error, "process %" G_GUINT64_FORMAT ", %s: ", p->rec->pid,
                            aspects[i]->name);
             return false;
@@ -167,44 +169,79 @@ static bool finish_process(AgentProc *p, GError **error)
     return finish_tasks(p, error) && agent_timer_arm(p, error) && agent_posix_timers_arm(p, error);
 }
 
-// Without our memory only the vdso has instructions to enter the kernel.
-static bool leave_scratch(AgentProc *p, GError **error)
+static bool for_all(AgentRestore *r, bool (*fn)(AgentProc *p, GError **error), GError **error)
 {
-    const struct agent_tracee *t = &agent_leader(p)->tracee;
-    const uint64_t bytes = p->site.scratch_bytes + p->site.code_bytes;
+    for (guint i = 0; i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
 
-    if (!p->ia32)
-        return agent_remote(t, "munmap", SYS_munmap, NULL, error, p->site.scratch, bytes);
-    p->site.syscall_ip = 0;
-    p->site.int80_ip = p->vdso + p->here->syscall_offset;
-    return agent_remote_ia32(t, "munmap", IA32_MUNMAP, NULL, error, p->site.scratch, bytes);
+        if (p->rec->state != FMT_PROC_ZOMBIE && !fn(p, error)) {
+            g_prefix_error(error, "process %" G_GUINT64_FORMAT ": ", p->rec->pid);
+            return false;
+        }
+    }
+    return true;
 }
 
-// The last calls: restart blocks, then away with the scratch memory, then the final registers.
-// The leader comes last, it unmaps for all.
+static AgentTask *first_living(const AgentProc *p)
+{
+    AgentTask *t = agent_leader(p);
+
+    for (guint i = 1; agent_has_ended(t) && i < p->tasks->len; i++)
+        t = g_ptr_array_index(p->tasks, i);
+    return t;
+}
+
+// Leaders that have ended do so here, threads that wait with a timeout wait again.
+static bool last_calls(AgentProc *p, GError **error)
+{
+    for (guint i = 0; i < p->tasks->len; i++) {
+        AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        if (agent_has_ended(t) && !agent_ending_leader(t, error))
+            return false;
+        if (agent_has_ended(t) || !agent_is_restarted(t))
+            continue;
+        if (!agent_restart_arm(t, &t->restart, error))
+            return false;
+        t->armed = true;
+    }
+    return true;
+}
+
 static bool settle(AgentProc *p, GError **error)
 {
-    g_autofree int64_t *rax = g_new0(int64_t, p->tasks->len);
+    const AgentTask *unmapped = agent_mm_is_owner(p) ? first_living(p) : NULL;
 
-    for (guint i = p->tasks->len; i-- > 0;) {
+    for (guint i = 0; i < p->tasks->len; i++) {
         AgentTask *t = g_ptr_array_index(p->tasks, i);
-        const bool armed = agent_is_restarted(t);
 
-        if (armed && !agent_restart_arm(t, &rax[i], error))
-            return false;
-        // These do not touch a restart block that is armed.
-        if (i == 0 && !leave_scratch(p, error))
-            return false;
-        if ((!armed || i == 0) && !agent_remote_settle(&t->tracee, error))
+        if (!agent_has_ended(t) && (!t->armed || t == unmapped) &&
+            !agent_remote_settle(&t->tracee, error))
             return false;
     }
     for (guint i = 0; i < p->tasks->len; i++) {
         AgentTask *t = g_ptr_array_index(p->tasks, i);
 
-        if (!agent_regs_set(t, agent_is_restarted(t) ? &rax[i] : NULL, error))
+        if (!agent_has_ended(t) && !agent_regs_set(t, t->armed ? &t->restart : NULL, error))
             return false;
     }
     return true;
+}
+
+// By one thread for all that share it. Without our memory only the vdso has instructions to enter
+// the kernel.
+static bool leave_scratch(AgentProc *p, GError **error)
+{
+    const struct agent_tracee *t = &first_living(p)->tracee;
+    const uint64_t bytes = p->site.scratch_bytes + p->site.code_bytes;
+
+    if (!agent_mm_is_owner(p))
+        return true;
+    if (!p->ia32)
+        return agent_remote(t, "munmap", SYS_munmap, NULL, error, p->site.scratch, bytes);
+    p->site.syscall_ip = 0;
+    p->site.int80_ip = p->vdso + p->here->syscall_offset;
+    return agent_remote_ia32(t, "munmap", IA32_MUNMAP, NULL, error, p->site.scratch, bytes);
 }
 
 bool agent_restore_finish(AgentRestore *r, GError **error)
@@ -214,27 +251,13 @@ bool agent_restore_finish(AgentRestore *r, GError **error)
     agent_pipes_finish(r);
     if (!agent_shm_seal(r, error) || !agent_ipc_fill(r, error) || !agent_mqueue_finish(r, error))
         return false;
-    for (guint i = 0; i < r->procs->len; i++) {
-        AgentProc *p = g_ptr_array_index(r->procs, i);
-
-        if (p->rec->state == FMT_PROC_ZOMBIE && !agent_process_zombie(p, error))
-            return false;
-    }
-    for (guint i = 0; i < r->procs->len; i++) {
-        AgentProc *p = g_ptr_array_index(r->procs, i);
-
-        if (p->rec->state != FMT_PROC_ZOMBIE && !finish_process(p, error))
-            return false;
-    }
-    if (!agent_files_stage(r, AGENT_FILE_ARM, error))
-        return false;
-    for (guint i = 0; i < r->procs->len; i++) {
-        AgentProc *p = g_ptr_array_index(r->procs, i);
-
-        if (p->rec->state != FMT_PROC_ZOMBIE && !settle(p, error))
-            return false;
-    }
-    return true;
+    // What ends or stops tells its parent: before the signals of the image are there.
+    return agent_ending_zombies(r, error) && for_all(r, agent_stop, error) &&
+           for_all(r, finish_process, error) && agent_files_stage(r, AGENT_FILE_ARM, error) &&
+           // The last calls: restart blocks, then away with the scratch memory, then the final
+           // registers. Nothing after a restart block touches it.
+           for_all(r, last_calls, error) && for_all(r, leave_scratch, error) &&
+           for_all(r, settle, error);
 }
 
 static void close_all(AgentRestore *r)
@@ -258,11 +281,12 @@ bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error)
         g_array_append_val(pids, pid);
         if (p->rec->state == FMT_PROC_ZOMBIE)
             continue;
-        if (p->rec->state == FMT_PROC_STOPPED)
-            kill(pid, SIGSTOP);
         for (guint j = 0; j < p->tasks->len; j++) {
             const AgentTask *t = g_ptr_array_index(p->tasks, j);
 
+            // A tracer cannot let go of what has ended; it ceases to be one with its own end.
+            if (agent_has_ended(t))
+                continue;
             // It can only have been killed, by someone who may.
             if (ptrace(PTRACE_DETACH, t->tracee.tid, NULL, NULL) < 0)
                 agent_note(r, "killed", p->rec->pid, -1,

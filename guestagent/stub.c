@@ -84,9 +84,9 @@ static int open_stub(AgentRestore *r, bool ia32, GError **error)
     return fd;
 }
 
-static bool differs(const AgentProc *p)
+static bool differs(const AgentProc *p, const AgentProc *maker)
 {
-    return p->mm && p->mm->ia32 != (p->parent && p->parent->ia32);
+    return p->mm && p->mm->ia32 != (maker && maker->ia32);
 }
 
 bool agent_stub_open(AgentRestore *r, GError **error)
@@ -129,18 +129,18 @@ static uint64_t personality_of(const AgentProc *p)
     return last && last->end > AGENT_IA32_3GB_END ? wanted & ~(uint64_t)ADDR_LIMIT_3GB : wanted;
 }
 
-bool agent_stub_enter(AgentProc *p, GError **error)
+bool agent_stub_enter(AgentProc *p, const AgentProc *maker, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
-    const uint64_t scratch = p->site.scratch;
+    const uint64_t scratch = t->site->scratch;
     const struct {
         uint64_t argv[2], envp[1];
         char empty[8];
     } args = {.argv = {scratch + offsetof(typeof(args), empty)}};
 
-    p->ia32 = p->parent && p->parent->ia32;
-    p->stub = p->parent && p->parent->stub;
-    if (!differs(p))
+    p->ia32 = maker && maker->ia32;
+    p->stub = maker && maker->stub;
+    if (!differs(p, maker))
         return true;
     const bool ia32 = p->mm->ia32;
 

@@ -393,6 +393,7 @@ static bool finish(AgentProc *p, GError **error)
 
 const struct agent_aspect agent_aspect_vdso = {
     .name = "vdso",
+    .per_mm = true,
     .build = park,
     .finish = finish,
 };

@@ -8,6 +8,7 @@
 #include "introspect/clock.h"
 #include "introspect/context.h"
 #include "introspect/ipc.h"
+#include "introspect/life.h"
 #include "introspect/mm.h"
 #include "introspect/pages.h"
 #include "introspect/process.h"
@@ -17,7 +18,6 @@
 #include "introspect/xsave.h"
 
 #define PF_KTHREAD      0x200000
-#define EXIT_MASK       0x30 // EXIT_ZOMBIE, EXIT_DEAD
 #define SLACK_PAGES     1024
 #define UTS_FIELD_BYTES 64
 
@@ -86,15 +86,18 @@ static bool fill_cpu(struct intro_ctx *c, GError **error)
 static bool check_root(IntroKernel *k, uint32_t pid, struct gva task, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(k);
-    uint64_t flags = rd(&r, task, M_task_flags), exited = rd(&r, task, M_task_exit_state);
-    struct gva mm = rd_ptr(&r, task, M_task_mm);
+    uint64_t flags = rd(&r, task, M_task_flags);
     const char *why = NULL;
+    struct gva living;
 
+    if (!rd_done(&r, error) || !intro_main_thread(k, task, &living, error))
+        return false;
+    struct gva mm = living.addr ? rd_ptr(&r, living, M_task_mm) : GVA(0);
     if (!rd_done(&r, error))
         return false;
     if (flags & PF_KTHREAD)
         why = "is a kernel thread: it has no memory of its own to be captured";
-    else if (exited & EXIT_MASK)
+    else if (!living.addr)
         why = "is a zombie: it has ended and waits for its parent to notice";
     else if (!mm.addr)
         why = "is exiting";
@@ -123,9 +126,9 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
 
     intro_pages_reset(cap->pages);
     for (guint i = 0; tree && i < tree->len; i++) {
-        struct gva mm;
-        if (intro_get_ptr(cap->k, g_array_index(tree, struct gva, i), M_task_mm, &mm, NULL) &&
-            mm.addr)
+        struct gva living, mm;
+        if (intro_main_thread(cap->k, g_array_index(tree, struct gva, i), &living, NULL) &&
+            living.addr && intro_get_ptr(cap->k, living, M_task_mm, &mm, NULL) && mm.addr)
             intro_mm(&c, mm, NULL);
     }
     g_clear_pointer(&c.later, g_array_unref);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Working directory, root directory and umask (struct fs_struct).
 #include "introspect/context.h"
+#include "introspect/life.h"
 #include "introspect/reader.h"
 
 struct fs_paths {
@@ -25,9 +26,10 @@ static bool read_paths(IntroKernel *k, struct gva fs, struct fs_paths *ret, GErr
 bool intro_root(struct intro_ctx *c, struct intro_path *ret, GError **error)
 {
     struct fs_paths paths;
-    struct gva fs;
+    struct gva living, fs = GVA(0);
 
-    if (!intro_get_ptr(c->k, c->root_task, M_task_fs, &fs, error))
+    if (!intro_main_thread(c->k, c->root_task, &living, error) ||
+        (living.addr && !intro_get_ptr(c->k, living, M_task_fs, &fs, error)))
         return false;
     if (!fs.addr) {
         g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A process (thread group): identity, limits, timers, pending signals, threads.
 #include "introspect/itimer.h"
+#include "introspect/life.h"
 #include "introspect/mm.h"
 #include "introspect/process.h"
 #include "introspect/signal.h"
@@ -8,12 +9,6 @@
 
 #define PIDTYPE_PGID 2 // enum pid_type, include/linux/pid.h
 #define PIDTYPE_SID  3
-#define EXIT_ZOMBIE  0x20
-#define EXIT_DEAD    0x10
-#define PF_EXITING   0x4
-#define PF_KTHREAD   0x200000
-#define TASK_STOPPED 4
-#define STOP_STOPPED 1 // SIGNAL_STOP_STOPPED, include/linux/sched/signal.h
 #define N_RLIMITS    16
 #define NSEC_PER_SEC 1000000000ll
 
@@ -27,13 +22,13 @@ static void read_identity(IntroReader *r, struct intro_ctx *c, struct gva leader
     struct gva parent = rd_ptr(r, leader, M_task_real_parent);
     struct gva parent_leader = rd_ptr(r, parent, M_task_group_leader);
     proc->ppid = intro_task_nr(r, parent_leader, level);
+    proc->parent_tid = intro_task_nr(r, parent, level);
     struct gva pids = intro_member_addr(r->k, signal, M_signal_pids);
     proc->pgid = intro_pid_nr(r, rd_ptr_at(r, GVA(pids.addr + 8 * PIDTYPE_PGID)), level);
     proc->sid = intro_pid_nr(r, rd_ptr_at(r, GVA(pids.addr + 8 * PIDTYPE_SID)), level);
     rd_bytes(r, leader, M_task_comm, comm, 16);
     proc->comm = g_utf8_make_valid(comm, -1);
     proc->exit_signal = rd(r, leader, M_task_exit_signal);
-    proc->exit_code = rd(r, leader, M_task_exit_code);
     proc->subreaper = rd(r, signal, M_signal_is_child_subreaper);
     proc->is_subreaped = rd(r, signal, M_signal_has_child_subreaper);
     proc->oom_score_adj = (int64_t)rd(r, signal, M_signal_oom_score_adj);
@@ -110,24 +105,27 @@ static bool capture_thread(struct gva task, void *user, GError **error)
     return intro_thread(w->c, task, w->proc, error);
 }
 
-static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva signal,
+// A leader that has ended has given up its memory and namespaces; `living` is a thread that has
+// not.
+static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva living,
                           struct fmt_proc *proc, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
-    struct gva mm = rd_ptr(&r, leader, M_task_mm), sighand = rd_ptr(&r, leader, M_task_sighand);
+    struct gva signal = rd_ptr(&r, leader, M_task_signal);
+    struct gva mm = rd_ptr(&r, living, M_task_mm), sighand = rd_ptr(&r, living, M_task_sighand);
     struct gva tty = rd_ptr(&r, signal, M_signal_tty);
     uint64_t ref = proc->rec.objref;
 
     read_limits(&r, c, signal, ref);
-    read_time_namespace(&r, leader, proc);
-    note_namespaces(&r, c, leader);
+    read_time_namespace(&r, living, proc);
+    note_namespaces(&r, c, living);
     if (!rd_done(&r, error) || !intro_itimers(c, leader, ref, error) ||
         !intro_posix_timers(c, leader, proc, error) || !intro_cgroup(c, leader, proc, error) ||
         !(proc->mm = intro_mm(c, mm, error)) ||
         !(proc->sighand = intro_sighand(c, sighand, error)) ||
         !intro_sigpending(c, intro_member_addr(c->k, signal, M_signal_shared_pending), ref, error))
         return false;
-    read_dumpable(&r, c, leader, proc->mm);
+    read_dumpable(&r, c, living, proc->mm);
     if (!rd_done(&r, error))
         return false;
     proc->cmdline = intro_cmdline(c->k, mm);
@@ -138,40 +136,18 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva sig
     return intro_walk_threads(c->k, leader, capture_thread, &walk, error);
 }
 
-// Stopped, or about to be. Threads of a stopped process that is traced as well (by our agent) are
-// in the tracer's stop: only the process itself tells then.
-static bool is_stopped(IntroReader *r, struct gva leader, struct gva signal)
-{
-    return rd(r, leader, M_task_state) & TASK_STOPPED ||
-           rd(r, signal, M_signal_flags) & STOP_STOPPED || rd(r, signal, M_signal_group_stop_count);
-}
-
 bool intro_proc(struct intro_ctx *c, struct gva leader, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
-    struct gva signal = rd_ptr(&r, leader, M_task_signal);
-    uint64_t exit_state = rd(&r, leader, M_task_exit_state);
-    uint64_t flags = rd(&r, leader, M_task_flags);
-    bool stopped = is_stopped(&r, leader, signal);
+    struct gva signal = rd_ptr(&r, leader, M_task_signal), living;
     struct fmt_proc *proc = intro_object_add(c, signal, FMT_PROC);
 
     c->pid = rd(&r, leader, M_task_tgid);
     read_identity(&r, c, leader, signal, proc);
-    if (!rd_done(&r, error))
+    if (!rd_done(&r, error) || !intro_life(c, leader, proc, error))
         return false;
-    if (exit_state & (EXIT_ZOMBIE | EXIT_DEAD)) {
-        proc->state = FMT_PROC_ZOMBIE;
-        intro_refuse(c, "zombie", "is a zombie that its parent has not waited for");
-        return true;
-    }
-    if (flags & PF_EXITING) {
-        g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
-                    "process %" G_GUINT64_FORMAT " is exiting", c->pid);
-        return false;
-    }
-    if (stopped) {
-        proc->state = FMT_PROC_STOPPED;
-        intro_refuse(c, "stopped", "is stopped by a signal (SIGSTOP, SIGTSTP): let it go on first");
-    }
-    return capture_alive(c, leader, signal, proc, error);
+    if (proc->state == FMT_PROC_ZOMBIE)
+        return intro_ended_leader(c, leader, proc, error);
+    return intro_main_thread(c->k, leader, &living, error) &&
+           capture_alive(c, leader, living, proc, error);
 }

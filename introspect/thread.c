@@ -5,6 +5,7 @@
 
 #include "introspect/cred.h"
 #include "introspect/ipc.h"
+#include "introspect/life.h"
 #include "introspect/park.h"
 #include "introspect/segment.h"
 #include "introspect/signal.h"
@@ -21,6 +22,7 @@
 #define NICE_TO_PRIO_BASE 120 // DEFAULT_PRIO
 #define MAX_CPUMASK_BYTES 1024
 #define XFEATURE_AMX      (1ull << 18) // tile data
+#define PF_EXITING        0x4
 
 // What a thread may have that an image cannot hold: one row each. A pointer or a value that is not
 // 0 refuses.
@@ -166,8 +168,21 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
     struct gva mm = rd_ptr(&r, task, M_task_mm);
-    struct fmt_task *rec = intro_object_add(c, task, FMT_TASK);
+    const uint64_t ended = rd(&r, task, M_task_exit_state);
+    const bool exiting = rd(&r, task, M_task_flags) & PF_EXITING;
+    const bool is_leader = rd_ptr(&r, task, M_task_group_leader).addr == task.addr;
     GError *busy = NULL;
+
+    if (!rd_done(&r, error))
+        return false;
+    if (ended && is_leader)
+        return intro_ended_leader(c, task, proc, error);
+    if (exiting) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
+                    "process %" G_GUINT64_FORMAT ": a thread is exiting", c->pid);
+        return false;
+    }
+    struct fmt_task *rec = intro_object_add(c, task, FMT_TASK);
 
     rec->proc = proc->rec.objref;
     read_attributes(&r, c, task, rec);
