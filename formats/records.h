@@ -165,6 +165,13 @@ enum fmt_socket_option {
     FMT_SOCKET_INQ = 1 << 21, // of AF_UNIX
 };
 
+enum fmt_lock_kind {
+    FMT_LOCK_FLOCK, // flock: of the open file
+    FMT_LOCK_POSIX, // fcntl F_SETLK: of the descriptor table
+    FMT_LOCK_OFD,   // fcntl F_OFD_SETLK: of the open file
+    FMT_LOCK_LEASE, // fcntl F_SETLEASE: of the open file
+};
+
 enum fmt_proc_state { FMT_PROC_ALIVE, FMT_PROC_STOPPED, FMT_PROC_ZOMBIE };
 
 enum fmt_task_state {

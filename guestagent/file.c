@@ -138,10 +138,6 @@ void agent_files_plan(AgentRestore *r)
         else
             agent_refuse(r, "file-kind", pid, fd,
                          "a file of kind %" G_GUINT64_FORMAT " is not supported", f->rec->kind);
-        if (f->rec->owner_pid || f->rec->flags & O_ASYNC)
-            agent_refuse(r, "file-owner", pid, fd,
-                         "signal-driven input (F_SETOWN) is not "
-                         "supported");
     }
 }
 

@@ -7,6 +7,8 @@
 #include "formats/cpu_features.h"
 #include "introspect/clock.h"
 #include "introspect/context.h"
+#include "introspect/file.h"
+#include "introspect/flock.h"
 #include "introspect/ipc.h"
 #include "introspect/life.h"
 #include "introspect/mm.h"
@@ -194,10 +196,13 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
             return false;
     c->pid = c->opt->pid;
     // First: files in flight are found by it.
-    return intro_unix_finish(c, error) && intro_later_run(c, error) &&
-           intro_unix_check_peers(c, error) && intro_ipc(c, error) &&
-           intro_mqueue_check_peers(c, error) && intro_mm_check_peers(c, error) &&
-           intro_pipe_check_peers(c, error) && intro_shm_check_peers(c, error);
+    if (!intro_unix_finish(c, error))
+        return false;
+    intro_file_check_owners(c);
+    return intro_later_run(c, error) && intro_unix_check_peers(c, error) && intro_ipc(c, error) &&
+           intro_locks(c, error) && intro_mqueue_check_peers(c, error) &&
+           intro_mm_check_peers(c, error) && intro_pipe_check_peers(c, error) &&
+           intro_shm_check_peers(c, error);
 }
 
 static bool take(struct intro_ctx *c, const struct vmm_clock *machine, GError **error)

@@ -207,71 +207,6 @@ static bool record(struct intro_opened *o, GError **error)
 
 /* ---- what every file has ---- */
 
-static bool read_owner(struct intro_opened *o, GError **error)
-{
-    g_auto(IntroReader) r = INTRO_READER(o->c->k);
-    bool is_pointer = intro_place(o->c->k, M_file_owner)->size_bytes == 8;
-    struct gva owner = is_pointer ? rd_ptr(&r, o->file, M_file_owner)
-                                  : intro_member_addr(o->c->k, o->file, M_file_owner);
-
-    if (owner.addr) {
-        struct gva pid = rd_ptr(&r, owner, M_fown_pid);
-        o->rec->owner_sig = rd(&r, owner, M_fown_signum);
-        o->rec->owner_type = rd(&r, owner, M_fown_type); // enum pid_type counts like F_OWNER_*
-        if (pid.addr) {
-            uint64_t level = rd(&r, pid, M_pid_level);
-            struct gva upid =
-                rd_elem(&r, pid, M_pid_numbers, MIN(level, 32), intro_sizeof(o->c->k, T_upid));
-            o->rec->owner_pid = rd(&r, upid, M_upid_nr);
-        }
-    }
-    return rd_done(&r, error);
-}
-
-struct lock_search {
-    IntroKernel *k;
-    struct gva file;
-    bool found;
-};
-
-static bool is_our_lock(struct gva node, void *user, GError **error)
-{
-    struct lock_search *s = user;
-    struct gva file;
-
-    if (!intro_get_ptr(s->k, intro_container(s->k, node, M_flock_list), M_flock_file, &file, error))
-        return false;
-    s->found |= file.addr == s->file.addr;
-    return true;
-}
-
-// flock, fcntl and leases: all that are held, of all processes, hang on the inode.
-static bool check_locks(struct intro_opened *o, GError **error)
-{
-    static const struct {
-        enum intro_member list;
-        const char *what;
-    } lists[] = {{M_flctx_flock, "flock"}, {M_flctx_posix, "fcntl lock"}, {M_flctx_lease, "lease"}};
-    struct gva flctx;
-
-    if (!intro_get_ptr(o->c->k, o->inode, M_inode_flctx, &flctx, error))
-        return false;
-    if (!flctx.addr)
-        return true;
-    if (!intro_check_spinlock(o->c->k, intro_member_addr(o->c->k, flctx, M_flctx_lock),
-                              "file_lock_context", error))
-        return false;
-    for (size_t i = 0; i < G_N_ELEMENTS(lists); i++) {
-        struct lock_search s = {.k = o->c->k, .file = o->file};
-        if (!intro_walk_list(o->c->k, intro_member_addr(o->c->k, flctx, lists[i].list), 1 << 20,
-                             is_our_lock, &s, error))
-            return false;
-        if (s.found)
-            intro_refuse(o->c, "file-lock", "holds a lock (%s) on %s", lists[i].what, o->name);
-    }
-    return true;
-}
-
 // The path, or the name of what has none; an empty string where it was refused.
 static char *name_of(struct intro_ctx *c, struct intro_path where, bool *ret_deleted,
                      GError **error)
@@ -333,7 +268,7 @@ static bool read_file(struct intro_opened *o, GError **error)
     o->fstype = fstype;
     o->name = name;
     o->rec->deleted = deleted;
-    return read_owner(o, error) && record(o, error) && check_locks(o, error);
+    return intro_file_owner(o, error) && record(o, error);
 }
 
 uint64_t intro_file(struct intro_ctx *c, struct gva file, GError **error)

@@ -20,6 +20,11 @@ struct intro_opened {
 // The number of references that hold a struct file open (f_count).
 bool intro_file_count(IntroKernel *k, struct gva file, uint64_t *ret, GError **error);
 
+// fown.c: whom it tells what; refuses dnotify.
+bool intro_file_owner(struct intro_opened *o, GError **error);
+// When the whole tree has been read: refuses owners outside of it.
+void intro_file_check_owners(struct intro_ctx *c);
+
 // regular.c: the INODE of a file that has been recorded gets what the target needs to have the file
 // where it cannot be found there by its path: contents, or another path.
 bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError **error);

@@ -48,6 +48,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("mappings-swap", "swap", program="mappings", modules=("brd",),
          refused="swap"),
     _own("mappings-uffd", "uffd", program="mappings", refused="userfaultfd"),
+    _own("locks", prepare=True),
     _own("signals"),
     _own("signals-cpu-timer", "cpu-timer", program="signals"),
     _own("timers"),
