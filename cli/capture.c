@@ -2,6 +2,7 @@
 // The pause loop: takes a process tree at a moment at which all its threads are at a safe point.
 #include "cli/capture.h"
 
+#include "cli/refusal.h"
 #include "cli/signals.h"
 #include "cli/version.h"
 
@@ -35,9 +36,17 @@ static enum intro_capture_result take_once(struct take *t, GError **error)
     return intro_capture_take(t->capture, vcpus, &clock, &t->why, t->refusals, error);
 }
 
+static void set_refused(const struct take *t, GError **error)
+{
+    g_set_error(error, CLI_ERROR, CLI_ERROR_REFUSED,
+                "%s: the process cannot be taken out, and goes on as before:", t->guest->target);
+}
+
 static void give_up(const struct take *t, unsigned n_takes, int64_t deadline_ms, GError **error)
 {
-    if (vmm_machine_was_paused_before(t->guest->vm))
+    if (t->refusals->len)
+        set_refused(t, error);
+    else if (vmm_machine_was_paused_before(t->guest->vm))
         g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
                     "%s: was paused where the process cannot be taken: %s; let the guest run on "
                     "for a moment, or use --forensic",
@@ -65,9 +74,7 @@ static bool take_all(struct cli *cli, struct take *t, int64_t deadline_ms, unsig
         if (result == INTRO_CAPTURE_FAILED)
             return false;
         if (result == INTRO_CAPTURE_REFUSED) {
-            g_set_error(
-                error, CLI_ERROR, CLI_ERROR_REFUSED,
-                "%s: the process cannot be taken out, and goes on as before:", t->guest->target);
+            set_refused(t, error);
             return false;
         }
         cli_debug(cli, "take %u: %s", n, t->why);
@@ -85,14 +92,8 @@ static void add_reasons(const GPtrArray *refusals, GPtrArray *reasons)
 {
     for (guint i = 0; i < refusals->len; i++) {
         const struct intro_refusal *r = g_ptr_array_index(refusals, i);
-        GString *s = g_string_new(NULL);
 
-        if (r->pid > 0)
-            g_string_append_printf(s, "pid %" G_GUINT64_FORMAT "%s", r->pid, r->fd < 0 ? ": " : "");
-        if (r->fd >= 0)
-            g_string_append_printf(s, "%sfd %" G_GINT64_FORMAT ": ", r->pid > 0 ? " " : "", r->fd);
-        g_string_append_printf(s, "%s: %s", r->kind, r->text);
-        g_ptr_array_add(reasons, g_string_free(s, FALSE));
+        g_ptr_array_add(reasons, cli_reason(r->pid, r->fd, r->kind, r->text));
     }
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/refusal.h"
 #include "introspect/kernel.h"
 #include "vmm/machine.h"
 
@@ -29,8 +30,9 @@ static GOptionContext *make_context(struct cli *cli, const GOptionEntry *entries
     const struct cli_command *cmd = cli->command;
     GOptionContext *context = g_option_context_new(cmd->operands);
     g_autofree char *about = g_strconcat(cmd->summary, ".\n\n", cmd->about, NULL);
+    g_autofree char *allow = cmd->has_allow ? cli_allow_help() : NULL;
     g_autofree char *end = g_strconcat(
-        "Examples:\n", cmd->examples,
+        allow ? allow : "", allow ? "\n" : "", "Examples:\n", cmd->examples,
         cmd->has_target
             ? "\n\nTargets: NAME, a domain of libvirt (name, UUID or id; see --connect);\n"
               "         qmp:/path/to/socket, a QEMU process by its QMP socket."
@@ -164,12 +166,15 @@ enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, const GPtrA
 {
     if (!g_error_matches(error, CLI_ERROR, CLI_ERROR_REFUSED))
         return cli_fail(cli, error);
+    g_autofree char *allowable = cli_reasons_allowable(reasons);
     cli_warn("%s", error->message);
     for (guint i = 0; i < reasons->len; i++) {
         g_autofree char *text = cli_printable(g_ptr_array_index(reasons, i));
 
         fprintf(stderr, "  %s\n", text);
     }
+    if (allowable && cli->command->has_allow)
+        fprintf(stderr, "vmgraft: --allow %s would let it go without; see --help\n", allowable);
     if (cli->json) {
         struct json_object *obj = json_object_new_object(), *list = json_object_new_array();
 
@@ -177,6 +182,7 @@ enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, const GPtrA
             json_object_array_add(list, json_object_new_string(g_ptr_array_index(reasons, i)));
         json_object_object_add(obj, "result", json_object_new_string("refused"));
         json_object_object_add(obj, "reasons", list);
+        json_object_object_add(obj, "refusals", cli_reasons_json(reasons));
         cli_print_json(obj);
         fflush(stdout);
     }

@@ -46,6 +46,7 @@ struct cli_command {
     int min_operands, max_operands;
     bool has_json;
     bool has_target;     // takes --connect
+    bool has_allow;      // takes --allow: --help says of what
     const char *summary; // one line, for `vmgraft help`
     const char *about;   // what it does to the guests, for --help
     const char *examples;

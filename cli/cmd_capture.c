@@ -5,12 +5,14 @@
 
 #include "cli/capture.h"
 #include "cli/output.h"
+#include "cli/refusal.h"
 #include "cli/signals.h"
 #include "formats/stream.h"
 
 struct options {
     char *output;
     char **allow;
+    GPtrArray *kinds; // of allow; borrowed
     gboolean forensic, leave_paused;
     double deadline;
     uint32_t pid;
@@ -28,7 +30,8 @@ static bool check(struct cli *cli, struct options *o, GError **error)
         g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE, "--json and -o - both want standard output");
         return false;
     }
-    return cli_parse_pid(cli->operands[1], &o->pid, error) &&
+    return cli_parse_allow(o->allow, o->kinds, error) &&
+           cli_parse_pid(cli->operands[1], &o->pid, error) &&
            cli_check_seconds(o->deadline, "--deadline", &o->deadline_ms, error);
 }
 
@@ -71,19 +74,16 @@ static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GErr
 {
     g_auto(cli_guest) guest = {0};
     g_autoptr(CliOutput) out = cli_output_open(o->output, error);
-    g_autoptr(GPtrArray) allow = g_ptr_array_new();
     g_autoptr(FmtImage) img = NULL;
     struct cli_capture_stats stats;
 
-    for (char **kind = o->allow; kind && *kind; kind++)
-        g_ptr_array_add(allow, *kind);
     if (!out || !cli_guest_open(cli, cli->operands[0], &guest, error))
         return false;
 
     struct intro_capture_options options = {
         .pid = o->pid,
         .forensic = o->forensic,
-        .allow = allow,
+        .allow = o->kinds,
         .source = guest.target,
     };
 
@@ -100,7 +100,8 @@ static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GErr
 
 static enum cli_exit run(struct cli *cli, int argc, char **argv)
 {
-    struct options o = {.deadline = CLI_CAPTURE_DEADLINE_S};
+    g_autoptr(GPtrArray) kinds = g_ptr_array_new();
+    struct options o = {.deadline = CLI_CAPTURE_DEADLINE_S, .kinds = kinds};
     const GOptionEntry entries[] = {
         {"output", 'o', 0, G_OPTION_ARG_FILENAME, &o.output, "The image; - is standard output",
          "FILE"},
@@ -109,7 +110,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         {"leave-paused", 0, 0, G_OPTION_ARG_NONE, &o.leave_paused, "Do not let the guest go on",
          NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.allow,
-         "Accept to lose this kind of thing, as named by a refusal", "KIND"},
+         "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &o.deadline,
          "Give up when no moment within this time was safe (default 2)", "SECONDS"},
         G_OPTION_ENTRY_NULL,
@@ -136,6 +137,7 @@ const struct cli_command cli_cmd_capture = {
     .max_operands = 2,
     .has_json = true,
     .has_target = true,
+    .has_allow = true,
     .summary = "Take an image of a process and its descendants",
     .about =
         "The guest is paused for some milliseconds, at a moment at which every thread is where\n"
@@ -144,6 +146,7 @@ const struct cli_command cli_cmd_capture = {
         "is complete, or not at all.",
     .examples = "  vmgraft capture qmp:/run/a.sock 1234 -o job.vmg\n"
                 "  vmgraft capture qmp:/run/a.sock 1234 -o - | zstd > job.vmg.zst\n"
+                "  vmgraft capture qmp:/run/a.sock 1234 --allow external-pipe -o job.vmg\n"
                 "  vmgraft capture qmp:/run/a.sock 1234 --forensic -o suspect.vmg",
     .run = run,
 };

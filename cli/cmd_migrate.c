@@ -3,6 +3,7 @@
 #include "cli/agent_client.h"
 #include "cli/arrival.h"
 #include "cli/move.h"
+#include "cli/refusal.h"
 
 static void report(struct cli *cli, const struct cli_move_options *o,
                    const struct cli_move_result *r)
@@ -42,7 +43,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         {"new-pid-namespace", 0, 0, G_OPTION_ARG_NONE, &new_pid_namespace,
          "Keep the pids, in a pid namespace of their own", NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &allow,
-         "Accept to lose this kind of thing, as named by a refusal", "KIND"},
+         "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &deadline,
          "Give up when no moment within this time was safe (default 2)", "SECONDS"},
         CLI_AGENT_TIMEOUT_OPTION(&timeout),
@@ -59,9 +60,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         return exit;
     o.copy = copy;
     o.new_pid_namespace = new_pid_namespace;
-    for (char **kind = allow; kind && *kind; kind++)
-        g_ptr_array_add(kinds, *kind);
-    if (!cli_parse_pid(cli->operands[1], &o.pid, &error) ||
+    if (!cli_parse_allow(allow, kinds, &error) ||
+        !cli_parse_pid(cli->operands[1], &o.pid, &error) ||
         !cli_check_seconds(deadline, "--deadline", &o.deadline_ms, &error) ||
         !cli_check_seconds(timeout, "--agent-timeout", &o.timeout_ms, &error))
         return cli_fail(cli, error);
@@ -82,6 +82,7 @@ const struct cli_command cli_cmd_migrate = {
     .max_operands = 3,
     .has_json = true,
     .has_target = true,
+    .has_allow = true,
     .summary = "Move a process and its descendants to another guest",
     .about =
         "The agent in the source holds the process still, the guest is paused for some\n"

@@ -23,6 +23,10 @@ _vmgraft() {
         mapfile -t COMPREPLY < <(compgen -W "${!options[*]}" -- "$cur")
     elif [ "$prev" = --to ]; then
         mapfile -t COMPREPLY < <(compgen -W core -- "$cur")
+    elif [ "$prev" = --allow ]; then
+        # The kinds are those that --help names.
+        mapfile -t COMPREPLY < <(compgen -W "$(vmgraft help "$command" 2>/dev/null |
+            sed -n '/^What --allow/,/^$/s/^  \([a-z][a-z_-]*\) .*/\1/p')" -- "$cur")
     elif [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "${options[$command]} $common" -- "$cur")
     elif [ "$command" = agent ] && [ "$COMP_CWORD" = 2 ]; then

@@ -6,6 +6,7 @@
 
 #include "cli/agent_client.h"
 #include "cli/place.h"
+#include "cli/refusal.h"
 #include "cli/signals.h"
 #include "formats/stream.h"
 #include "introspect/process.h"
@@ -38,9 +39,9 @@ struct move {
     struct cli_move_result *result;
 };
 
-static bool refuse(struct move *m, GError **error, const char *reason)
+static bool refuse(struct move *m, GError **error, const char *kind, const char *text)
 {
-    g_ptr_array_add(m->reasons, g_strdup(reason));
+    g_ptr_array_add(m->reasons, cli_reason(0, -1, kind, text));
     g_set_error(error, CLI_ERROR, CLI_ERROR_REFUSED,
                 "%s: the process cannot be moved:", m->source_name);
     return false;
@@ -51,8 +52,8 @@ static bool connect_source_agent(struct move *m, GError **error)
     g_autoptr(GError) why = NULL;
 
     if (vmm_machine_is_paused(m->source.vm))
-        return refuse(m, error,
-                      "source-paused: the source guest is paused, so its agent cannot end the "
+        return refuse(m, error, "source-paused",
+                      "the source guest is paused, so its agent cannot end the "
                       "original: let it run or pass --copy");
     m->source_agent =
         cli_agent_connect(m->cli, m->source.vm, m->source_name, m->options->timeout_ms, &why);
@@ -63,8 +64,8 @@ static bool connect_source_agent(struct move *m, GError **error)
         return false;
     }
     cli_warn("%s", why->message);
-    return refuse(m, error,
-                  "source-agent: the source guest runs no agent that could end the original: "
+    return refuse(m, error, "source-agent",
+                  "the source guest runs no agent that could end the original: "
                   "start one or pass --copy");
 }
 
@@ -100,6 +101,16 @@ static bool freeze(struct move *m, GError **error)
     return true;
 }
 
+static void add_losses(struct move *m)
+{
+    const struct fmt_note *note;
+
+    for (size_t i = 0; FMT_NEXT(m->img, NOTE, i, note); i++)
+        if (note->level != FMT_NOTE_INFO)
+            g_ptr_array_add(m->result->notes,
+                            cli_reason(note->pid, note->fd, note->kind, note->text));
+}
+
 static bool capture(struct move *m, GError **error)
 {
     const struct intro_capture_options options = {
@@ -113,6 +124,7 @@ static bool capture(struct move *m, GError **error)
                          &m->result->capture, m->reasons, error);
     if (!m->img)
         return false;
+    add_losses(m);
     if (m->options->copy)
         m->still_since_ns = m->result->capture.taken_ns;
     m->result->image_bytes = fmt_encoded_size(m->img);

@@ -222,11 +222,28 @@ static bool take(struct intro_ctx *c, const struct vmm_clock *machine, GError **
     return ok;
 }
 
+static int by_holder(gconstpointer a, gconstpointer b)
+{
+    const struct intro_refusal *x = *(struct intro_refusal *const *)a;
+    const struct intro_refusal *y = *(struct intro_refusal *const *)b;
+
+    if (x->pid != y->pid)
+        return x->pid < y->pid ? -1 : 1;
+    if (x->fd != y->fd)
+        return x->fd < y->fd ? -1 : 1;
+    int kind = strcmp(x->kind, y->kind);
+    return kind ? kind : strcmp(x->text, y->text);
+}
+
 static enum intro_capture_result judge(IntroCapture *cap, struct intro_ctx *c, GError *failure,
                                        char **why, GError **error)
 {
-    if (c->refusals->len)
+    g_ptr_array_sort(c->refusals, by_holder);
+    // Where the walk broke off the list may lack some: another look finds them as well.
+    if (c->refusals->len && (!failure || !is_passing(failure))) {
+        g_clear_error(&failure);
         return INTRO_CAPTURE_REFUSED;
+    }
     if (!failure)
         failure = g_steal_pointer(&c->busy);
     if (!failure && intro_pages_copy(cap->pages, intro_kernel_memory(cap->k), &failure)) {
@@ -260,6 +277,7 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
 
     intro_kernel_new_pause(cap->k);
     intro_pages_reset(cap->pages);
+    g_ptr_array_set_size(refusals, 0);
     g_clear_pointer(&cap->img, fmt_image_unref);
     take(&c, clock, &failure);
     enum intro_capture_result result = judge(cap, &c, g_steal_pointer(&failure), why, error);

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "formats/refusal.h"
+
 uint64_t intro_object_ref(const struct intro_ctx *c, struct gva at)
 {
     return GPOINTER_TO_SIZE(g_hash_table_lookup(c->objects, GSIZE_TO_POINTER(at.addr)));
@@ -72,9 +74,24 @@ static void add_note(struct intro_ctx *c, enum fmt_note_level level, const char 
 
 static bool is_allowed(const struct intro_ctx *c, const char *kind)
 {
+    const struct fmt_refusal *refusal = fmt_refusal_find(kind);
+
     for (guint i = 0; c->opt->allow && i < c->opt->allow->len; i++)
         if (strcmp(c->opt->allow->pdata[i], kind) == 0)
+            return refusal && refusal->loss;
+    return false;
+}
+
+// Threads of one process may all say the same.
+static bool is_known(const struct intro_ctx *c, const char *kind, const char *text)
+{
+    for (guint i = 0; i < c->refusals->len; i++) {
+        const struct intro_refusal *r = c->refusals->pdata[i];
+
+        if (r->pid == c->pid && r->fd == c->fd && strcmp(r->kind, kind) == 0 &&
+            strcmp(r->text, text) == 0)
             return true;
+    }
     return false;
 }
 
@@ -91,6 +108,8 @@ bool intro_refuse(struct intro_ctx *c, const char *kind, const char *format, ...
         return true;
     }
 
+    if (is_known(c, kind, text))
+        return false;
     struct intro_refusal *refusal = g_new0(struct intro_refusal, 1);
     refusal->kind = g_strdup(kind);
     refusal->pid = c->pid;

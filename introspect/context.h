@@ -47,9 +47,9 @@ typedef bool (*intro_later_fn)(struct intro_ctx *c, struct gva at, uint64_t ref,
 void intro_later(struct intro_ctx *c, intro_later_fn fn, struct gva at, uint64_t ref);
 bool intro_later_run(struct intro_ctx *c, GError **error);
 
-// Notes that something cannot go along; pid and fd are the context's. Returns true where --forensic
-// or
-// --allow lets it pass (it becomes a NOTE): the caller then goes on with what it has.
+// Notes that something cannot go along; pid and fd are the context's; kind is one of
+// formats/refusals.def. Returns true where --forensic or --allow lets it pass (it becomes a NOTE):
+// the caller then records what the table says of the loss, or what it has.
 bool intro_refuse(struct intro_ctx *c, const char *kind, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
 void intro_note(struct intro_ctx *c, enum fmt_note_level level, const char *kind,

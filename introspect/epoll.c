@@ -72,6 +72,9 @@ static bool read_item(struct gva node, void *user, GError **error)
 
     if (!rd_done(&r, error))
         return false;
+    // Closed, as far as the program is concerned: no set holds it.
+    if (file && file->kind == FMT_FILE_LOST)
+        return true;
     if (!file) {
         intro_refuse(c, "epoll",
                      "has an epoll set that watches a file, added as descriptor %" G_GUINT64_FORMAT

@@ -21,6 +21,17 @@
 
 /* ---- what is recorded for a kind ---- */
 
+// Refused. In a forensic image it is listed for people; in another one the user has accepted that
+// it is lost, and nothing but its number goes along.
+static bool record_lost(struct intro_opened *o, GError **error)
+{
+    o->rec->kind = o->c->opt->forensic ? FMT_FILE_OTHER : FMT_FILE_LOST;
+    o->rec->path = g_strdup(o->name);
+    if (!o->c->opt->forensic)
+        o->rec->flags = o->rec->mode = o->rec->pos = o->rec->deleted = o->rec->owner_pid = 0;
+    return true;
+}
+
 static bool record_inode(struct intro_opened *o, GError **error)
 {
     uint64_t ref = intro_inode(o->c, o->inode, error);
@@ -72,9 +83,10 @@ static bool record_device(struct intro_opened *o, GError **error)
     for (size_t i = 0; i < G_N_ELEMENTS(devices); i++)
         known |= devices[i].major == major && minor >= devices[i].minor_first &&
                  minor <= devices[i].minor_last;
-    if (!known)
-        intro_refuse(o->c, "device", "has the device %s (%u:%u) open", o->name, major, minor);
-    return record_inode(o, error);
+    if (known)
+        return record_inode(o, error);
+    intro_refuse(o->c, "device", "has the device %s (%u:%u) open", o->name, major, minor);
+    return record_lost(o, error);
 }
 
 static bool record_pipe(struct intro_opened *o, GError **error)
@@ -101,18 +113,7 @@ static bool record_socket(struct intro_opened *o, GError **error)
 {
     if (!intro_socket(o->c, o->inode, &o->rec->object, error))
         return false;
-    if (o->rec->object)
-        return true;
-    o->rec->kind = FMT_FILE_OTHER;
-    o->rec->path = g_strdup(o->name);
-    return true;
-}
-
-// Listed for people only.
-static bool record_name(struct intro_opened *o, GError **error)
-{
-    o->rec->path = g_strdup(o->name);
-    return true;
+    return o->rec->object || record_lost(o, error);
 }
 
 static bool record_place(struct intro_opened *o, GError **error)
@@ -120,7 +121,7 @@ static bool record_place(struct intro_opened *o, GError **error)
     // What no path leads to, reached through /proc/self/fd.
     if (o->name[0] != '/' || strcmp(o->fstype, SHMEM) == 0) {
         intro_refuse(o->c, "path-descriptor", "has %s open by its place alone (O_PATH)", o->name);
-        return record_name(o, error);
+        return record_lost(o, error);
     }
     return record_inode(o, error);
 }
@@ -140,7 +141,7 @@ static const struct file_kind {
     const char *refusal; // NULL: it goes along
     const char *what;
 } kinds[] = {
-#define REFUSED FMT_FILE_OTHER, record_name
+#define REFUSED FMT_FILE_OTHER, record_lost
     {0, SHMEM, "/memfd:", FMT_FILE_MEMFD, record_shm, NULL, NULL},
     {0, SHMEM, "/SYSV", REFUSED, "sysv-shm", "a System V shared memory segment"},
     {0, SHMEM, NULL, REFUSED, "kernel-memory", "memory of a driver"},

@@ -63,27 +63,6 @@ static void read_time_namespace(IntroReader *r, struct gva leader, struct fmt_pr
                                (int64_t)rd(r, ns, M_time_ns_boottime_nsec);
 }
 
-static const struct {
-    enum intro_member member;
-    const char *name;
-} namespaces[] = {
-    {M_nsproxy_mnt_ns, "mount"},     {M_nsproxy_net_ns, "network"}, {M_nsproxy_ipc_ns, "IPC"},
-    {M_nsproxy_cgroup_ns, "cgroup"}, {M_nsproxy_uts_ns, "UTS"},
-};
-
-// In the target it lives in those of the agent.
-static void note_namespaces(IntroReader *r, struct intro_ctx *c, struct gva leader)
-{
-    struct gva nsproxy = rd_ptr(r, leader, M_task_nsproxy), initial;
-
-    if (!nsproxy.addr || !intro_symbol(r->k, "init_nsproxy", &initial, NULL))
-        return;
-    for (size_t i = 0; i < G_N_ELEMENTS(namespaces); i++)
-        if (rd(r, nsproxy, namespaces[i].member) != rd(r, initial, namespaces[i].member))
-            intro_note(c, FMT_NOTE_LOSS, "namespace", "its own %s namespace does not go along",
-                       namespaces[i].name);
-}
-
 // Since 7.2 (6b1c66c9cca9) not a flag of the address space, but a fact of its last exec.
 static void read_dumpable(IntroReader *r, struct intro_ctx *c, struct gva leader, uint64_t mm)
 {
@@ -118,7 +97,6 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva liv
 
     read_limits(&r, c, signal, ref);
     read_time_namespace(&r, living, proc);
-    note_namespaces(&r, c, living);
     if (!rd_done(&r, error) || !intro_itimers(c, leader, ref, error) ||
         !intro_posix_timers(c, leader, proc, error) || !intro_cgroup(c, leader, proc, error) ||
         !(proc->mm = intro_mm(c, mm, error)) ||

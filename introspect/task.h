@@ -32,5 +32,7 @@ uint64_t intro_task_nr(IntroReader *r, struct gva task, uint64_t level);
 bool intro_proc(struct intro_ctx *c, struct gva leader, GError **error);
 // prctl.c: what prctl has set for the thread.
 bool intro_prctl(struct intro_ctx *c, struct gva task, struct fmt_task *rec, GError **error);
+// namespace.c: refuses namespaces other than those of the guest's init.
+bool intro_namespaces(struct intro_ctx *c, struct gva task, GError **error);
 // thread.c: reads one thread into a TASK record of proc.
 bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, GError **error);

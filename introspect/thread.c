@@ -187,8 +187,9 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
     rec->proc = proc->rec.objref;
     read_attributes(&r, c, task, rec);
     if (!rd_done(&r, error) || !check_refused(c, task, error) || !check_tracer(c, task, error) ||
-        !intro_sem_undo(c, task, rec, error) || !read_tables(c, task, rec, error) ||
-        !intro_seccomp(c, task, rec, error) || !intro_prctl(c, task, rec, error) ||
+        !intro_namespaces(c, task, error) || !intro_sem_undo(c, task, rec, error) ||
+        !read_tables(c, task, rec, error) || !intro_seccomp(c, task, rec, error) ||
+        !intro_prctl(c, task, rec, error) ||
         !intro_sigpending(c, intro_member_addr(c->k, task, M_task_pending), rec->rec.objref, error))
         return false;
     if (!intro_park(c, task, mm, rec, &busy)) {

@@ -65,6 +65,25 @@ check "agent verb" 2 "none of status, release, abort" "$vmgraft" agent sing "qmp
 check "agent timeout" 2 "--agent-timeout takes" "$vmgraft" agent --agent-timeout=-1 status "qmp:$work/none"
 check "deadline" 2 "--deadline takes" "$vmgraft" capture --deadline=-1 "qmp:$work/none" 5 -o "$work/out"
 
+# --allow takes what can be lost, and says what that is
+for command in capture migrate; do
+    operands=("qmp:$work/none" 5)
+    [ "$command" = migrate ] && operands+=("qmp:$work/none2") || operands+=(-o "$work/out")
+    check "$command --allow of nothing known" 2 \
+        "no kind of refusal 'external-pip'; .*: bpf, .*, external-pipe, .*socket" \
+        "$vmgraft" "$command" --allow external-pip "${operands[@]}"
+    check "$command --allow of what cannot be" 2 "'io_uring' \(an io_uring\) cannot be lost; .*bpf, " \
+        "$vmgraft" "$command" --allow device,io_uring "${operands[@]}"
+    check "$command --allow of an empty word" 2 "no kind of refusal ''" \
+        "$vmgraft" "$command" --allow device, "${operands[@]}"
+    check "$command --allow ''" 2 "no kind of refusal ''" "$vmgraft" "$command" --allow '' "${operands[@]}"
+    check "$command --allow of what can be" 1 "$work/none" \
+        "$vmgraft" "$command" --allow device,bpf --allow external-pipe "${operands[@]}"
+    check "help of $command" 0 "" "$vmgraft" help "$command"
+    check_stdout "help of $command says what --allow takes" "^  external-pipe  *a pipe that"
+    check_stdout "help of $command says what becomes of it" "end of file for readers, EPIPE for writers"
+done
+
 # Output
 check "capture to nowhere" 2 "where to" "$vmgraft" capture "qmp:$work/none" 5
 check "capture to a folder that is not there" 1 "$work/no/out" \
