@@ -269,6 +269,8 @@ void agent_ipc_free(struct agent_ipc *ipc); // NULL-safe
 bool agent_ipc_is_segment(AgentRestore *r, const struct fmt_vma *vma);
 bool agent_ipc_attach(AgentProc *p, const struct fmt_vma *vma, GError **error);
 int agent_ipc_shm_open(AgentRestore *r, uint64_t shm);
+// Whether the segment stays behind (agent_ipc_is_left), and its contents with it.
+bool agent_ipc_shm_is_left(AgentRestore *r, uint64_t shm);
 // mqueue.c: notifications, and names that were unlinked
 bool agent_mqueue_finish(AgentRestore *r, GError **error);
 void agent_mqueue_undo(AgentRestore *r);

@@ -59,6 +59,12 @@ uint64_t agent_pid_max(void)
 
 static void plan_task(AgentRestore *r, const AgentProc *p, const AgentTask *t)
 {
+    if (t->rec->tid >= agent_pid_max())
+        agent_refuse(r, "pid-max", p->rec->pid, -1,
+                     "pid %" G_GUINT64_FORMAT
+                     " is beyond this machine's kernel.pid_max of %" G_GUINT64_FORMAT
+                     "; sysctl kernel.pid_max=4194304 allows it",
+                     t->rec->tid, agent_pid_max());
     if (!r->opt.new_pid_namespace && agent_process_is_taken(t->rec->tid))
         agent_refuse(r, "pid-taken", p->rec->pid, -1,
                      "pid %" G_GUINT64_FORMAT " is in use on this machine", t->rec->tid);

@@ -276,6 +276,9 @@ bool agent_shm_write(AgentRestore *r, uint64_t objref, uint64_t offset, const vo
                      uint64_t size, GError **error)
 {
     const struct fmt_shm *shm = fmt_image_by_ref(r->img, objref, FMT_SHM);
+
+    if (shm && agent_ipc_shm_is_left(r, objref))
+        return true;
     const int fd = agent_shm_fd(r, objref, error);
 
     if (fd < 0)

@@ -81,13 +81,18 @@ static int open_mapping(pid_t tid, uint64_t start, uint64_t end)
     return open(path, O_RDWR | O_CLOEXEC);
 }
 
+bool agent_ipc_shm_is_left(AgentRestore *r, uint64_t shm)
+{
+    const struct fmt_ipc *rec = find(r, shm);
+
+    return rec && agent_ipc_is_left(r, rec);
+}
+
 // By the mapping of a process where there is one: attaching and detaching leaves traces.
 int agent_ipc_shm_open(AgentRestore *r, uint64_t shm)
 {
     const struct fmt_ipc *rec = find(r, shm);
 
-    if (agent_ipc_is_left(r, rec)) // what was in it goes the same way
-        return open("/dev/null", O_RDWR | O_CLOEXEC);
     for (guint i = 0; i < r->procs->len; i++) {
         const AgentProc *p = g_ptr_array_index(r->procs, i);
 
