@@ -61,9 +61,19 @@ target() {
     "$lab" target "$1"
 }
 
+raise_pid_max() {
+    "$lab" exec "$1" -- sh -c "echo 100000 >/proc/sys/kernel/pid_max; $2" || fail "pid_max of $1"
+}
+raise_pid_max "$a" "echo 50000 >/proc/sys/kernel/ns_last_pid"
 pid=$("$lab" exec "$a" --detach -- move_subject 16) || exit 1
 until "$lab" exec "$a" -- test -e /tmp/rounds; do sleep 0.1; done
 expect_in "at the start" "$a"
+
+"$vmgraft" migrate "$ta" "$pid" "$tb" 2>"$work/stderr"
+[[ $? -eq 3 && $(cat "$work/stderr") == *"pid-max: pid $pid is beyond"* ]] ||
+    fail "a pid beyond the target's: $(cat "$work/stderr")"
+expect_in "beyond pid_max" "$a"
+raise_pid_max "$b" :
 
 "$vmgraft" migrate "$ta" "$pid" "$tb" || fail "move"
 expect_in "moved" "$b"
