@@ -11,6 +11,8 @@
 #include "formats/stream.h"
 #include "introspect/process.h"
 
+#define SLEEPER_LOOKS   5
+#define SLEEPER_LOOK_US 1000
 #define SETTLE_LOOKS    50
 #define SETTLE_EVERY_US 200000
 
@@ -33,6 +35,7 @@ struct move {
     enum phase phase;
     GArray *pids; // uint32_t, of the original tree
     uint32_t tracer_pid;
+    IntroSleepers *sleepers; // NULL where they could not be read
     int64_t still_since_ns;
     FmtImage *img;
     GPtrArray *reasons;
@@ -88,10 +91,36 @@ static bool open_both(struct move *m, GError **error)
     return m->target_agent != NULL;
 }
 
+// A freeze wakes up who sleeps. One who is expected to sleep on is told for how long; others start
+// over, which is worth a few pauses but no failure.
+static void note_sleepers(struct move *m)
+{
+    g_autoptr(GError) error = NULL;
+
+    for (int i = 0; i < SLEEPER_LOOKS && !m->sleepers; i++) {
+        g_autoptr(GArray) vcpus = NULL;
+        struct vmm_clock clock;
+
+        g_clear_error(&error);
+        if (cli_guest_pause(&m->source, &error) &&
+            (vcpus = vmm_machine_read_vcpus(m->source.vm, &error)) &&
+            vmm_machine_read_clock(m->source.vm, &clock, &error))
+            m->sleepers =
+                intro_sleepers_read(m->source.kernel, m->options->pid, vcpus, &clock, &error);
+        if (!vmm_machine_resume(m->source.vm, NULL))
+            break;
+        g_usleep(SLEEPER_LOOK_US);
+    }
+    if (!m->sleepers)
+        cli_debug(m->cli, "%s: timeouts may start over: %s", m->source_name,
+                  error ? error->message : "the guest does not go on");
+}
+
 static bool freeze(struct move *m, GError **error)
 {
     if (m->options->copy)
         return true;
+    note_sleepers(m);
     if (!cli_agent_freeze(m->source_agent, m->options->pid, m->pids, &m->tracer_pid, m->reasons,
                           error))
         return false;
@@ -118,6 +147,7 @@ static bool capture(struct move *m, GError **error)
         .allow = m->options->allow,
         .frozen_by = m->tracer_pid,
         .source = m->source_name,
+        .sleepers = m->sleepers,
     };
 
     m->img = cli_capture(m->cli, &m->source, &options, m->options->deadline_ms, CLI_AFTER_RESUME,
@@ -369,6 +399,7 @@ bool cli_move(struct cli *cli, const char *source, const char *target,
 
     cli_agent_free(m.source_agent);
     cli_agent_free(m.target_agent);
+    intro_sleepers_free(m.sleepers);
     fmt_image_unref(m.img);
     g_array_unref(m.pids);
     cli_guest_clear(&m.target);

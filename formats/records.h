@@ -193,6 +193,19 @@ enum fmt_restart {
     FMT_RESTART_NANOSLEEP, // clock, ns, addr = rmtp
     FMT_RESTART_POLL,      // addr = pollfds, arg1 = nfds, ns
     FMT_RESTART_FUTEX,     // addr = word, arg1 = value, arg2 = flags, arg3 = bitset, ns
+    FMT_RESTART_ENTER,     // the registers enter the call; arg1 = enum fmt_timeout, ns
+};
+
+// FMT_RESTART_ENTER: what is to hold the rest of the timeout while the thread enters its call.
+// Where arg2 is 1 it is put back then.
+enum fmt_timeout {
+    FMT_TIMEOUT_TIMESPEC, // addr: in memory
+    FMT_TIMEOUT_TIMEVAL,
+    FMT_TIMEOUT_TIMESPEC32,
+    FMT_TIMEOUT_TIMEVAL32,
+    FMT_TIMEOUT_MILLIS,  // the register of the fourth argument
+    FMT_TIMEOUT_RECEIVE, // addr: descriptor of a socket, SO_RCVTIMEO
+    FMT_TIMEOUT_SEND,    // likewise, SO_SNDTIMEO
 };
 
 enum fmt_mce_kill { FMT_MCE_DEFAULT, FMT_MCE_EARLY, FMT_MCE_LATE }; // PR_MCE_KILL_*

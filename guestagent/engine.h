@@ -22,6 +22,8 @@ struct AgentTask {
     bool born;        // in the plan of births
     bool armed;       // a restart block holds the rest of a timeout
     int64_t restart;  // what the call returned that left it
+    bool asleep;      // it has been let into its call and sleeps there
+    int stop;         // a signal that has stopped it on its way there, 0 for none
 };
 
 // A process of the image, and the one that becomes it.
@@ -104,7 +106,8 @@ bool agent_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 // It goes on with what is left of a timeout.
 static inline bool agent_is_restarted(const AgentTask *t)
 {
-    return t->rec->restart != FMT_RESTART_NONE && !t->starts_over;
+    return t->rec->restart != FMT_RESTART_NONE && t->rec->restart != FMT_RESTART_ENTER &&
+           !t->starts_over;
 }
 
 static inline AgentTask *agent_leader(const AgentProc *p)
@@ -378,6 +381,11 @@ bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error);
 // restart.c: arms what FMT_RESTART_* says. *ret_rax is what the call returned.
 bool agent_restart_arm(AgentTask *t, int64_t *ret_rax, GError **error);
 void agent_restart_plan(AgentRestore *r);
+
+// entry.c: lets those into their calls that go on with what is left of a timeout
+// (FMT_RESTART_ENTER). Everything is ready, and all others are stopped.
+void agent_entries(AgentRestore *r);
+void agent_entry_plan(AgentRestore *r, const AgentTask *t);
 
 // time.c
 void agent_time_plan(AgentRestore *r);

@@ -26,7 +26,7 @@
  * on, so the program never sees it. Some calls end with plain EINTR; the program would. Those are
  * wound back here, before anybody looks, to the `syscall` instruction: registers, hence also a
  * captured image, are then those of a thread that is about to enter the call. Nothing was done yet,
- * else the call had returned how much. A timeout that is in the arguments starts again.
+ * else the call had returned how much. What was left of a timeout the host has seen before.
  *
  * A read of /dev/zero or of random bytes stops after any page when it is interrupted, and returns
  * less than was asked for, which programs do not expect of these. It has consumed nothing, so it is

@@ -113,7 +113,9 @@ void agent_restart_plan(AgentRestore *r)
         for (guint j = 0; j < p->tasks->len; j++) {
             const struct fmt_task *t = ((AgentTask *)g_ptr_array_index(p->tasks, j))->rec;
 
-            if (t->restart != FMT_RESTART_NONE && !find(t->restart))
+            if (t->restart == FMT_RESTART_ENTER)
+                agent_entry_plan(r, g_ptr_array_index(p->tasks, j));
+            else if (t->restart != FMT_RESTART_NONE && !find(t->restart))
                 agent_refuse(r, "restart", p->rec->pid, -1,
                              "thread %" G_GUINT64_FORMAT " waits in a way (%" G_GUINT64_FORMAT
                              ") that is not supported",

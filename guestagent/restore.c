@@ -276,7 +276,8 @@ bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error)
 
     if (!agent_process_release_reaper(r, error))
         return false;
-    // From the first detach on there is no way back: go through to the end.
+    // From here on there is no way back: go through to the end.
+    agent_entries(r);
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
         const pid_t pid = agent_leader(p)->tracee.tid;
@@ -287,11 +288,12 @@ bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error)
         for (guint j = 0; j < p->tasks->len; j++) {
             const AgentTask *t = g_ptr_array_index(p->tasks, j);
 
-            // A tracer cannot let go of what has ended; it ceases to be one with its own end.
-            if (agent_has_ended(t))
+            // A tracer cannot let go of what has ended or sleeps; it ceases to be one with its own
+            // end.
+            if (agent_has_ended(t) || t->asleep)
                 continue;
             // It can only have been killed, by someone who may.
-            if (ptrace(PTRACE_DETACH, t->tracee.tid, NULL, NULL) < 0)
+            if (ptrace(PTRACE_DETACH, t->tracee.tid, NULL, (void *)(long)t->stop) < 0)
                 agent_note(r, "killed", p->rec->pid, -1,
                            "thread %" G_GUINT64_FORMAT " was gone before it was let go",
                            t->rec->tid);

@@ -75,7 +75,7 @@ static void plan_restart(AgentRestore *r, AgentTask *t, const GPtrArray *chain)
 {
     struct seccomp_data data = {.nr = SYS_restart_syscall, .arch = AUDIT_ARCH_X86_64};
 
-    if (t->rec->restart == FMT_RESTART_NONE)
+    if (!agent_is_restarted(t))
         return;
     if (t->rec->compat_call)
         data = (struct seccomp_data){.nr = 0, .arch = AUDIT_ARCH_I386}; // restart_syscall there

@@ -18,6 +18,9 @@
  */
 typedef struct IntroCapture IntroCapture;
 
+// When the threads of a tree would have been woken by a timer; see intro_sleepers_read.
+typedef struct IntroSleepers IntroSleepers;
+
 struct intro_capture_options {
     uint32_t pid;
     bool forensic;        // never refuse: record what is found, with the reasons as NOTE records
@@ -26,8 +29,19 @@ struct intro_capture_options {
     GPtrArray *allow;     // char *: kinds of refusal that the user accepts to lose; may be NULL
     uint32_t
         frozen_by; // pid of the guest's own agent where it has stopped the tree (ptrace); else 0
-    const char *source; // target name, for HEAD
+    const char *source;            // target name, for HEAD
+    const IntroSleepers *sleepers; // where the tree was frozen: read before that; may be NULL
 };
+
+/*
+ * A freeze interrupts calls, and some forget what was left of their timeout. So this is to be read
+ * before it, from a paused guest: vcpus and clock as for a take. A thread that has done nothing but
+ * stop since then is still in the call that it was in. NULL with an error, BUSY included.
+ */
+IntroSleepers *intro_sleepers_read(IntroKernel *k, uint32_t pid, GArray *vcpus,
+                                   const struct vmm_clock *clock, GError **error);
+void intro_sleepers_free(IntroSleepers *sleepers); // NULL-safe
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(IntroSleepers, intro_sleepers_free)
 
 enum intro_capture_result {
     INTRO_CAPTURE_DONE,

@@ -76,6 +76,7 @@ bool intro_clock_read(IntroKernel *k, GArray *vcpus, const struct vmm_clock *mac
     uint64_t mult = rd(&r, tk, M_tk_mult), shift = rd(&r, tk, M_tk_shift);
     uint64_t base = rd(&r, tk, M_tk_base), xtime_nsec = rd(&r, tk, M_tk_xtime_nsec);
     int64_t offs_real = rd(&r, tk, M_tk_offs_real), offs_boot = rd(&r, tk, M_tk_offs_boot);
+    uint64_t interval = rd(&r, tk, M_tk_cycle_interval);
     int64_t offs_tai = rd(&r, tk, M_tk_offs_tai);
     g_autofree char *name = source_name(&r, tk);
     if (!rd_done(&r, error))
@@ -88,7 +89,9 @@ bool intro_clock_read(IntroKernel *k, GArray *vcpus, const struct vmm_clock *mac
     if (delta > mask >> 1) // the counter was read before cycle_last: another CPU's is ahead
         delta = 0;
     unsigned __int128 ns = ((unsigned __int128)delta * mult + xtime_nsec) >> (shift & 63);
+    unsigned __int128 jiffy = ((unsigned __int128)interval * mult) >> (shift & 63);
     *ret = (struct intro_clock){
+        .jiffy_ns = (uint64_t)jiffy,
         .monotonic_ns = (int64_t)(base + (uint64_t)ns),
         .error_ns = exact ? 1000000 : NSEC_PER_SEC,
     };

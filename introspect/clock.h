@@ -11,6 +11,7 @@ struct intro_clock {
     int64_t boottime_ns;
     int64_t tai_ns;
     uint64_t error_ns; // how far these may be off
+    uint64_t jiffy_ns; // length of one
 };
 
 // Reads the kernel's timekeeper and extrapolates it to the pause with the clock source's own

@@ -122,9 +122,13 @@ bool intro_unwind(IntroKernel *k, struct gva task, struct gva user_regs, struct 
         const char *name = intro_symbol_at(k, GVA(f.ip - 1), NULL);
         if (!name)
             break;
-        ret->function[ret->n++] = name;
+        ret->function[ret->n] = name;
+        ret->frame[ret->n++] = f.sp;
+        ret->frame[ret->n] = f.sp; // of the last one nothing is known
         if (!step(k, &f, user_regs.addr + PT_REGS_BYTES, user_regs, &more, &ret->complete, error))
             return false;
+        if (more || ret->complete)
+            ret->frame[ret->n] = more ? f.sp : user_regs.addr;
     }
     return true;
 }
@@ -136,12 +140,17 @@ static bool is_function(const char *name, const char *function)
     return strncmp(name, function, len) == 0 && (name[len] == '\0' || name[len] == '.');
 }
 
-bool intro_chain_has(const struct intro_chain *chain, const char *function)
+int intro_chain_find(const struct intro_chain *chain, const char *function)
 {
     for (unsigned i = 0; i < chain->n; i++)
         if (is_function(chain->function[i], function))
-            return true;
-    return false;
+            return (int)i;
+    return -1;
+}
+
+bool intro_chain_has(const struct intro_chain *chain, const char *function)
+{
+    return intro_chain_find(chain, function) >= 0;
 }
 
 bool intro_chain_calls(const struct intro_chain *chain, const char *caller, const char *callee)

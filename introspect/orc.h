@@ -9,6 +9,8 @@
 // Functions from the innermost outwards. Names are borrowed from the kernel.
 struct intro_chain {
     const char *function[INTRO_CHAIN_MAX];
+    // The frame of function[i], where its variables are, is [frame[i], frame[i + 1]).
+    uint64_t frame[INTRO_CHAIN_MAX + 1];
     unsigned n;
     bool complete; // ends at the entry from user mode; else the tables did not lead there
 };
@@ -21,6 +23,9 @@ bool intro_unwind(IntroKernel *k, struct gva task, struct gva user_regs, struct 
 // Whether a function of this name is in the chain; the names that the compiler makes of it
 // (.isra.0, .cold ...) count as well.
 bool intro_chain_has(const struct intro_chain *chain, const char *function);
+
+// The index of the innermost function of this name, -1 where there is none.
+int intro_chain_find(const struct intro_chain *chain, const char *function);
 
 // Whether caller called callee directly.
 bool intro_chain_calls(const struct intro_chain *chain, const char *caller, const char *callee);

@@ -7,6 +7,7 @@
 #include "introspect/orc.h"
 #include "introspect/reader.h"
 #include "introspect/regs.h"
+#include "introspect/sleepers.h"
 #include "introspect/syscall.h"
 
 /*
@@ -28,6 +29,7 @@
  * cannot follow counts as "anywhere else", except for a plain sleep in a call, where the task's
  * state is proof enough.
  */
+#define SYSCALL_BYTES      2
 #define TS_COMPAT          2 // thread_info.status: the system call is one of i386
 #define TASK_INTERRUPTIBLE 1
 #define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
@@ -93,6 +95,7 @@ struct park {
     struct intro_chain chain;
     uint64_t state; // task->__state
     bool frozen;    // stopped by our own agent
+    struct intro_sleep sleep;
 };
 
 static bool busy(const struct park *p, GError **error, const char *what)
@@ -167,6 +170,21 @@ static bool is_woken_from_futex(struct park *p, bool *ret, GError **error)
     return rd_done(&r, error);
 }
 
+// What the thread sleeps by.
+static bool find_sleep(struct park *p, struct intro_where *ret, GError **error)
+{
+    const struct intro_sleep *sleep = intro_timers_find(p->c->timers, p->task);
+    bool found;
+
+    *ret = (struct intro_where){.task = p->task, .mm = p->mm, .chain = &p->chain, .sleep = sleep};
+    if (sleep)
+        return true;
+    if (!intro_wheel_find(p->c->k, p->c->clock, p->task, &p->chain, &p->sleep, &found, error))
+        return false;
+    ret->sleep = found ? &p->sleep : NULL;
+    return true;
+}
+
 static bool park_in_call(struct park *p, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(p->c->k);
@@ -189,7 +207,9 @@ static bool park_in_call(struct park *p, GError **error)
     if (intro_syscall_writes(&p->call) && !CHAIN_HAS_ANY(&p->chain, whole_writes))
         return busy(p, error, "may have written a part");
     p->rec->state = FMT_TASK_SYSCALL;
-    return intro_syscall_reenter(p->c, p->task, p->mm, &p->call, p->rec, error);
+    struct intro_where where;
+    return find_sleep(p, &where, error) &&
+           intro_syscall_reenter(p->c, &where, &p->call, p->rec, error);
 }
 
 // Preempted before signals were looked at, with a mask to be put back after that: a signal that
@@ -202,6 +222,33 @@ static bool signals_come_first(struct park *p, bool *ret, GError **error)
     return rd_done(&r, error);
 }
 
+// Our agent has wound the thread back to the instruction that enters a call, whose timeout goes on.
+static bool keep_wound_back(struct park *p, GError **error)
+{
+    struct intro_regs regs = p->regs;
+    struct intro_call call;
+    enum instruction at;
+
+    if (!read_instruction(p, regs.ip, &at, error))
+        return false;
+    if (at == OTHER)
+        return true;
+    regs.orig_ax = regs.ax;
+    regs.ip += SYSCALL_BYTES;
+    intro_syscall_find(p->c, p->mm, &regs, at == INT80, &call);
+    struct intro_where where = {.task = p->task, .mm = p->mm, .chain = &p->chain};
+    bool found;
+    if (!intro_sleepers_find(p->c, p->task, p->regs.ip, &p->sleep, &found, error))
+        return false;
+    where.sleep = found ? &p->sleep : NULL;
+    intro_timeout_keep_frozen(p->c, &where, &call, p->rec);
+    if (p->rec->restart != FMT_RESTART_NONE) {
+        p->rec->syscall = (int64_t)call.entered;
+        p->rec->compat_call = call.compat;
+    }
+    return true;
+}
+
 static bool park_off_cpu(struct park *p, GError **error)
 {
     if (is_at_boundary(&p->chain)) {
@@ -211,10 +258,12 @@ static bool park_off_cpu(struct park *p, GError **error)
         if (signals)
             return busy(p, error, "is about to be delivered a signal");
         p->rec->state = p->frozen ? FMT_TASK_FROZEN : FMT_TASK_PREEMPTED;
-        if (in_system_call(p))
-            return intro_syscall_finish(p->c, p->task, p->mm, &p->call, p->frozen, p->rec, error);
+        if (in_system_call(p)) {
+            const struct intro_where where = {.task = p->task, .mm = p->mm, .chain = &p->chain};
+            return intro_syscall_finish(p->c, &where, &p->call, p->frozen, p->rec, error);
+        }
         p->rec->orig_rax = UINT64_MAX;
-        return true;
+        return !p->frozen || keep_wound_back(p, error);
     }
     if (CHAIN_HAS_ANY(&p->chain, delivery))
         return busy(p, error, "is being delivered a signal");

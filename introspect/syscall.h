@@ -34,13 +34,25 @@ bool intro_syscall_writes(const struct intro_call *call);
 // returns the number, and changes the arguments. Others stay as they are.
 uint64_t intro_ia32_unfold(struct intro_ctx *c, struct gva mm, uint64_t nr, uint64_t args[6]);
 
+// Where a thread sleeps.
+struct intro_where {
+    struct gva task, mm;
+    const struct intro_chain *chain;
+    const struct intro_sleep *sleep; // what would wake it; NULL: nothing, or it is not known
+};
+
 // The thread sleeps interruptibly in the call. Fills in rec (registers already read)
 // how it goes on. BUSY where the call may have done part of its work.
-bool intro_syscall_reenter(struct intro_ctx *c, struct gva task, struct gva mm,
+bool intro_syscall_reenter(struct intro_ctx *c, const struct intro_where *where,
                            const struct intro_call *call, struct fmt_task *rec, GError **error);
 
 // The thread stopped on its way back to user mode with the result call->result: what the kernel
 // would do about -ERESTART*. frozen: the stop is our own agent's doing, so an -EINTR is too.
-bool intro_syscall_finish(struct intro_ctx *c, struct gva task, struct gva mm,
+bool intro_syscall_finish(struct intro_ctx *c, const struct intro_where *where,
                           const struct intro_call *call, bool frozen, struct fmt_task *rec,
                           GError **error);
+
+// The thread is about to enter the call again, in which our own agent has interrupted it. where
+// says what would have woken it before that.
+void intro_timeout_keep_frozen(struct intro_ctx *c, const struct intro_where *where,
+                               const struct intro_call *call, struct fmt_task *rec);

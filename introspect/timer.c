@@ -54,7 +54,7 @@ static bool read_timer(struct gva node, void *user, GError **error)
     if (function.addr != w->wakeup.addr)
         return true;
     struct gva task = rd_ptr(&r, intro_container(w->k, timer, M_sleeper_timer), M_sleeper_task);
-    struct intro_sleep *sleep = g_new(struct intro_sleep, 1);
+    struct intro_sleep *sleep = g_new0(struct intro_sleep, 1);
     sleep->clock = w->clock_id;
     sleep->expires_ns = (int64_t)rd(&r, timer, M_hrtimer_softexpires);
     sleep->remaining_ns = MAX(0, sleep->expires_ns - intro_clock_now(w->clock, w->clock_id));

@@ -4,6 +4,7 @@
 
 #include "introspect/clock.h"
 #include "introspect/kernel.h"
+#include "introspect/orc.h"
 
 // The timers that would wake tasks (hrtimer_sleeper), by task.
 struct intro_timers;
@@ -12,14 +13,20 @@ struct intro_sleep {
     uint32_t clock;       // CLOCK_* of the hrtimer's base: MONOTONIC, REALTIME, BOOTTIME or TAI
     int64_t expires_ns;   // on that clock
     int64_t remaining_ns; // from the pause on, at least 0
+    bool by_wheel;        // schedule_timeout(), which counts jiffies, rather than an hrtimer
 };
 
 struct intro_timers *intro_timers_read(IntroKernel *k, const struct intro_clock *clock,
                                        GError **error);
 void intro_timers_free(struct intro_timers *timers); // NULL-safe
 
-// The timer that wakes the task; NULL where it sleeps without a timeout. Borrowed.
+// The hrtimer that wakes the task; NULL where it sleeps without one. Borrowed.
 const struct intro_sleep *intro_timers_find(const struct intro_timers *timers, struct gva task);
+
+// wheel.c: the same for a sleep that is counted in jiffies.
+bool intro_wheel_find(IntroKernel *k, const struct intro_clock *clock, struct gva task,
+                      const struct intro_chain *chain, struct intro_sleep *ret, bool *ret_found,
+                      GError **error);
 
 // When an hrtimer is due.
 struct intro_due {

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Calls that are entered again with what is left of their timeout (FMT_RESTART_ENTER).
+//
+// The timeout is an argument that a program does not expect to change, or belongs to a socket. So
+// for as long as the thread takes to enter its call, everybody else is stopped, and the place of
+// the timeout holds what is left. The thread is asleep when the place gets its own contents back.
+// One who is asleep cannot be let go; that happens by itself when the agent's process, its tracer,
+// ends.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+#include "guestagent/procfs.h"
+
+#define NS_PER_S     1000000000ull
+#define NS_PER_MS    1000000ull
+#define SYSCALL_STOP (SIGTRAP | 0x80)
+#define PATIENCE_US  (2 * G_USEC_PER_SEC)
+#define LOOK_US      100
+
+// What the place of a timeout holds, and how many bytes that is.
+struct rest {
+    uint8_t bytes[16];
+    socklen_t n;
+};
+
+/* ---- forms of a timeout ---- */
+
+static struct rest pack(uint64_t seconds, uint64_t fraction, bool narrow)
+{
+    const uint64_t wide[2] = {seconds, fraction};
+    const uint32_t half[2] = {(uint32_t)seconds, (uint32_t)fraction};
+    struct rest rest = {.n = narrow ? sizeof half : sizeof wide};
+
+    memcpy(rest.bytes, narrow ? (const void *)half : wide, rest.n);
+    return rest;
+}
+
+// Rounded up: no timeout ends early.
+static struct rest rest_of(const AgentTask *t)
+{
+    const uint64_t left = agent_time_left(t->proc->r, t->rec->restart_ns);
+    const uint64_t us = (left + 999) / 1000;
+
+    switch ((enum fmt_timeout)t->rec->restart_arg1) {
+    case FMT_TIMEOUT_TIMESPEC:
+    case FMT_TIMEOUT_TIMESPEC32:
+        return pack(left / NS_PER_S, left % NS_PER_S,
+                    t->rec->restart_arg1 == FMT_TIMEOUT_TIMESPEC32);
+    default:
+        return pack(us / 1000000, us % 1000000, t->rec->restart_arg1 == FMT_TIMEOUT_TIMEVAL32);
+    }
+}
+
+/* ---- places of a timeout ---- */
+
+// Constants may be where the program itself cannot write.
+static bool poke(const AgentTask *t, const struct rest *rest)
+{
+    char path[64];
+
+    if (agent_remote_write(&t->tracee, t->rec->restart_addr, rest->bytes, rest->n, NULL))
+        return true;
+    snprintf(path, sizeof path, "/proc/%d/mem", t->tracee.tid);
+    const int fd = open(path, O_WRONLY | O_CLOEXEC);
+    const bool ok =
+        fd >= 0 && pwrite(fd, rest->bytes, rest->n, (off_t)t->rec->restart_addr) == rest->n;
+
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static int socket_of(const AgentTask *t)
+{
+    const struct fmt_fd *fd;
+
+    for (size_t i = 0; FMT_NEXT(t->proc->r->img, FD, i, fd); i++) {
+        if (fd->files == t->rec->files && fd->fd == t->rec->restart_addr)
+            return agent_file_fd(t->proc->r, fd->file);
+    }
+    return -1;
+}
+
+static int option_of(const AgentTask *t)
+{
+    return t->rec->restart_arg1 == FMT_TIMEOUT_SEND ? SO_SNDTIMEO : SO_RCVTIMEO;
+}
+
+static bool is_of_socket(const AgentTask *t)
+{
+    return t->rec->restart_arg1 == FMT_TIMEOUT_SEND || t->rec->restart_arg1 == FMT_TIMEOUT_RECEIVE;
+}
+
+static bool put(const AgentTask *t, const struct rest *rest)
+{
+    return is_of_socket(t)
+               ? setsockopt(socket_of(t), SOL_SOCKET, option_of(t), rest->bytes, rest->n) == 0
+               : poke(t, rest);
+}
+
+// Puts what is left into its place; *ret_before is what was there.
+static bool exchange(const AgentTask *t, struct rest *ret_before)
+{
+    const struct rest rest = rest_of(t);
+
+    ret_before->n = rest.n;
+    if (is_of_socket(t)
+            ? getsockopt(socket_of(t), SOL_SOCKET, option_of(t), ret_before->bytes, &ret_before->n)
+            : !agent_remote_read(&t->tracee, t->rec->restart_addr, ret_before->bytes, rest.n, NULL))
+        return false;
+    return put(t, &rest);
+}
+
+// Milliseconds are in a register, which the program loads for each call.
+static bool set_millis(const AgentTask *t)
+{
+    const uint64_t left = agent_time_left(t->proc->r, t->rec->restart_ns);
+    const uint64_t ms = MIN((left + NS_PER_MS - 1) / NS_PER_MS, (uint64_t)G_MAXINT);
+    struct user_regs_struct regs;
+
+    if (ptrace(PTRACE_GETREGS, t->tracee.tid, NULL, &regs) < 0)
+        return false;
+    *(t->rec->compat_call ? &regs.rsi : &regs.r10) = ms;
+    return ptrace(PTRACE_SETREGS, t->tracee.tid, NULL, &regs) == 0;
+}
+
+/* ---- the way in ---- */
+
+// Runs until the thread stops at the entry of its call. false where it stops elsewhere, at a signal
+// for example, or is gone; the stop is in t->stop.
+static bool go_to_entry(AgentTask *t)
+{
+    int stop;
+
+    do {
+        if (ptrace(PTRACE_SYSCALL, t->tracee.tid, NULL, NULL) < 0 ||
+            !agent_remote_wait(t->tracee.tid, &stop, NULL))
+            return false;
+    } while (stop >> 8 == PTRACE_EVENT_STOP);
+    t->stop = stop == SYSCALL_STOP ? 0 : stop & 0x7f;
+    return stop == SYSCALL_STOP;
+}
+
+static bool is_asleep(pid_t tid)
+{
+    struct procfs_status status;
+
+    return procfs_read_status(tid, &status) && status.state == 'S';
+}
+
+// Lets the thread into its call. Returns true where it sleeps there, false where it has stopped
+// again.
+static bool go_in(AgentTask *t)
+{
+    const int64_t until = g_get_monotonic_time() + PATIENCE_US;
+    int status;
+
+    if (ptrace(PTRACE_SYSCALL, t->tracee.tid, NULL, NULL) < 0)
+        return false;
+    while (g_get_monotonic_time() < until) {
+        if (waitpid(t->tracee.tid, &status, __WALL | WNOHANG) == t->tracee.tid) {
+            if (WIFSTOPPED(status) && status >> 8 < 0x80)
+                t->stop = WSTOPSIG(status);
+            return false;
+        }
+        if (is_asleep(t->tracee.tid))
+            return true;
+        g_usleep(LOOK_US);
+    }
+    return true; // it works, if only for a long time
+}
+
+static void enter(AgentTask *t)
+{
+    const bool millis = t->rec->restart_arg1 == FMT_TIMEOUT_MILLIS;
+    struct rest before;
+
+    // With its tracer it shall not die, and its filters hold again.
+    if (ptrace(PTRACE_SETOPTIONS, t->tracee.tid, NULL, PTRACE_O_TRACESYSGOOD) < 0)
+        return;
+    const bool there = millis || exchange(t, &before);
+
+    if (!there)
+        agent_note(t->proc->r, "timeout", t->proc->rec->pid, -1,
+                   "thread %" PRIu64 " starts the timeout of its call over", t->rec->tid);
+    if (there && go_to_entry(t) && (!millis || set_millis(t)))
+        t->asleep = go_in(t);
+    if (there && t->rec->restart_arg2)
+        put(t, &before);
+}
+
+void agent_entries(AgentRestore *r)
+{
+    for (guint i = 0; i < r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        for (guint j = 0; p->rec->state == FMT_PROC_ALIVE && j < p->tasks->len; j++) {
+            AgentTask *t = g_ptr_array_index(p->tasks, j);
+
+            if (t->rec->restart == FMT_RESTART_ENTER && !agent_has_ended(t))
+                enter(t);
+        }
+    }
+}
+
+void agent_entry_plan(AgentRestore *r, const AgentTask *t)
+{
+    if (t->rec->restart_arg1 > FMT_TIMEOUT_SEND)
+        agent_refuse(r, "restart", t->proc->rec->pid, -1,
+                     "thread %" PRIu64 " has a kind of timeout (%" PRIu64 ") that is not supported",
+                     t->rec->tid, t->rec->restart_arg1);
+}

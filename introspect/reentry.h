@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Internal: what the files about calls that are entered again share. Not for others.
+#pragma once
+
+#include <errno.h>
+
+#include "introspect/syscall.h"
+
+enum intro_class { QUICK, WAIT, RECV, WRITE };
+enum intro_timeout {
+    T_NONE,
+    T_SLEEP,
+    T_POLL,
+    T_FUTEX,
+    T_TIMEVAL,
+    T_TIMESPEC,
+    T_MILLIS,
+    T_CONST,
+    T_BLOCK,
+    T_TIMEVAL32,
+    T_TIMESPEC32,
+};
+
+struct intro_syscall {
+    const char *name;
+    uint8_t class;
+    uint8_t timeout;
+    int8_t argument;
+};
+
+enum {
+#define CALL(nr, name, class, timeout, argument) NR_##name = nr,
+#include "introspect/syscalls.def"
+};
+
+#define SYSCALL_BYTES  2
+#define FUTEX_CMD(op)  ((op)&0x7f)
+#define FUTEX_WAIT_CMD 0
+#define FUTEX_REALTIME 256
+
+// Numbers of i386. From 403 on a struct timespec has members of 64 bits.
+#define IA32_POLL                   168
+#define IA32_FIRST_TIME64           403
+#define IA32_CLOCK_NANOSLEEP_TIME64 407
+
+// include/linux/errno.h: what system calls return inside of the kernel when they were interrupted.
+#ifndef ERESTARTSYS
+enum { ERESTARTSYS = 512, ERESTARTNOINTR = 513, ERESTARTNOHAND = 514, ERESTART_RESTARTBLOCK = 516 };
+#endif
+
+struct intro_reentry {
+    struct intro_ctx *c;
+    const struct intro_where *where;
+    const struct intro_call *call;
+    uint64_t mm_ref;
+    struct fmt_task *rec;
+    bool lost; // there is a timeout, and no timer tells what is left of it
+};
+
+static inline uint64_t intro_argument(const struct intro_call *call, int i)
+{
+    return i >= 0 ? call->args[i] : 0;
+}
+
+// rec begins the call anew.
+void intro_enter_again(const struct intro_call *call, struct fmt_task *rec);
+
+// timeout.c: has rec go on with what is left of the timeout of the call.
+void intro_timeout_keep(struct intro_reentry *e);
+// rec goes on by a restart block of this kind.
+void intro_restart_with(struct intro_reentry *e, enum fmt_restart kind, uint64_t clock,
+                        uint64_t addr, uint64_t ns);
