@@ -49,7 +49,7 @@ static void give_up(const struct take *t, unsigned n_takes, int64_t deadline_ms,
     else if (vmm_machine_was_paused_before(t->guest->vm))
         g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
                     "%s: was paused where the process cannot be taken: %s; let the guest run on "
-                    "for a moment, or use --forensic",
+                    "for a moment (--let-run), or use --forensic",
                     t->guest->target, t->why);
     else
         g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,

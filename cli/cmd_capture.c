@@ -6,6 +6,7 @@
 #include "cli/capture.h"
 #include "cli/output.h"
 #include "cli/refusal.h"
+#include "cli/select.h"
 #include "cli/signals.h"
 #include "formats/stream.h"
 
@@ -13,7 +14,7 @@ struct options {
     char *output;
     char **allow;
     GPtrArray *kinds; // of allow; borrowed
-    gboolean forensic, leave_paused;
+    gboolean forensic, leave_paused, let_run;
     double deadline;
     uint32_t pid;
     int64_t deadline_ms;
@@ -31,7 +32,7 @@ static bool check(struct cli *cli, struct options *o, GError **error)
         return false;
     }
     return cli_parse_allow(o->allow, o->kinds, error) &&
-           cli_parse_pid(cli->operands[1], &o->pid, error) &&
+           cli_select_check(cli->operands[1], error) &&
            cli_check_seconds(o->deadline, "--deadline", &o->deadline_ms, error);
 }
 
@@ -77,8 +78,13 @@ static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GErr
     g_autoptr(FmtImage) img = NULL;
     struct cli_capture_stats stats;
 
-    if (!out || !cli_guest_open(cli, cli->operands[0], &guest, error))
+    if (!out || !cli_guest_open(cli, cli->operands[0], &guest, error) ||
+        !cli_select(cli, &guest, cli->operands[1], &o->pid, error))
         return false;
+    if (o->let_run && vmm_machine_is_paused(guest.vm)) {
+        vmm_machine_adopt_pause(guest.vm);
+        o->leave_paused = TRUE;
+    }
 
     struct intro_capture_options options = {
         .pid = o->pid,
@@ -109,6 +115,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
          "Refuse nothing, record all as found (cannot be restored)", NULL},
         {"leave-paused", 0, 0, G_OPTION_ARG_NONE, &o.leave_paused, "Do not let the guest go on",
          NULL},
+        {"let-run", 0, 0, G_OPTION_ARG_NONE, &o.let_run,
+         "A guest that was paused may run for some ms, if that is needed to take it", NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.allow,
          "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &o.deadline,

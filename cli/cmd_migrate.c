@@ -4,6 +4,7 @@
 #include "cli/arrival.h"
 #include "cli/move.h"
 #include "cli/refusal.h"
+#include "cli/select.h"
 
 static void report(struct cli *cli, const struct cli_move_options *o,
                    const struct cli_move_result *r)
@@ -60,8 +61,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         return exit;
     o.copy = copy;
     o.new_pid_namespace = new_pid_namespace;
-    if (!cli_parse_allow(allow, kinds, &error) ||
-        !cli_parse_pid(cli->operands[1], &o.pid, &error) ||
+    o.process = cli->operands[1];
+    if (!cli_parse_allow(allow, kinds, &error) || !cli_select_check(o.process, &error) ||
         !cli_check_seconds(deadline, "--deadline", &o.deadline_ms, &error) ||
         !cli_check_seconds(timeout, "--agent-timeout", &o.timeout_ms, &error))
         return cli_fail(cli, error);

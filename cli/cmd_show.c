@@ -2,6 +2,7 @@
 // vmgraft show: one process of a guest in detail.
 #include "cli/capture.h"
 #include "cli/image_text.h"
+#include "cli/select.h"
 #include "cli/signals.h"
 #include "formats/export.h"
 
@@ -17,8 +18,9 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
 
     if (!cli_parse(cli, NULL, argc, argv, &exit))
         return exit;
-    if (!cli_parse_pid(cli->operands[1], &options.pid, &error) ||
-        !cli_guest_open(cli, cli->operands[0], &guest, &error))
+    if (!cli_select_check(cli->operands[1], &error) ||
+        !cli_guest_open(cli, cli->operands[0], &guest, &error) ||
+        !cli_select(cli, &guest, cli->operands[1], &options.pid, &error))
         return cli_fail(cli, error);
     options.source = guest.target;
     cli_signals_hold(cli);

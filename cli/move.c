@@ -7,6 +7,7 @@
 #include "cli/agent_client.h"
 #include "cli/place.h"
 #include "cli/refusal.h"
+#include "cli/select.h"
 #include "cli/signals.h"
 #include "formats/stream.h"
 #include "introspect/process.h"
@@ -27,7 +28,7 @@ enum phase {
 
 struct move {
     struct cli *cli;
-    const struct cli_move_options *options;
+    struct cli_move_options *options;
     const char *source_name, *target_name;
     cli_guest source;
     cli_guest target;
@@ -84,6 +85,8 @@ static bool open_both(struct move *m, GError **error)
         !cli_guest_open(cli, m->source_name, &m->source, error))
         return false;
     cli_signals_hold(cli);
+    if (!cli_select(cli, &m->source, m->options->process, &m->options->pid, error))
+        return false;
     if (!m->options->copy && !connect_source_agent(m, error))
         return false;
     m->target_agent =
@@ -370,8 +373,8 @@ void cli_move_result_clear(struct cli_move_result *r)
 }
 
 bool cli_move(struct cli *cli, const char *source, const char *target,
-              const struct cli_move_options *options, struct cli_move_result *ret,
-              GPtrArray *reasons, GError **error)
+              struct cli_move_options *options, struct cli_move_result *ret, GPtrArray *reasons,
+              GError **error)
 {
     static bool (*const steps[])(struct move * m, GError * *error) = {
         open_both, freeze, capture, restore, hold, finish, release,

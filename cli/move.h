@@ -20,6 +20,7 @@
  *                                          <-------  RELEASED            done
  */
 struct cli_move_options {
+    const char *process; // see select.h; pid is what it turned out to be
     uint32_t pid;
     bool copy; // the original lives on: no freeze, no finish
     bool new_pid_namespace;
@@ -42,5 +43,5 @@ void cli_move_result_clear(struct cli_move_result *r);
 // Moves; reasons (char *) as in cli_capture. When it fails, what has become of both sides was said
 // in notes on stderr, unless the source simply goes on and nothing is left in the target.
 bool cli_move(struct cli *cli, const char *source, const char *target,
-              const struct cli_move_options *options, struct cli_move_result *ret,
-              GPtrArray *reasons, GError **error);
+              struct cli_move_options *options, struct cli_move_result *ret, GPtrArray *reasons,
+              GError **error);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The cgroup of a process (struct css_set): its path in the hierarchy of version 2.
 #include "introspect/context.h"
+#include "introspect/process.h"
 #include "introspect/reader.h"
 
 #define MAX_DEPTH      256
@@ -72,4 +73,24 @@ bool intro_cgroup(struct intro_ctx *c, struct gva leader, struct fmt_proc *proc,
     return rd_done(&r, error) &&
            intro_walk_list(c->k, intro_member_addr(c->k, set, M_css_set_links), MAX_LINKS,
                            read_link, &walk, error);
+}
+
+char *intro_process_cgroup(IntroKernel *k, struct gva task, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct gva cgroup;
+    char *path;
+
+    if (!intro_has(k, M_task_cgroups) || !intro_has(k, M_kernfs_parent)) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED, "this kernel has no cgroups");
+        return NULL;
+    }
+    cgroup = rd_ptr(&r, rd_ptr(&r, task, M_task_cgroups), M_css_set_unified);
+    path = r.error || !cgroup.addr ? NULL : cgroup_path(&r, cgroup);
+    if (!rd_done(&r, error))
+        g_clear_pointer(&path, g_free);
+    else if (!path)
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
+                    "task_struct at %#" G_GINT64_MODIFIER "x: it is in no cgroup", task.addr);
+    return path;
 }

@@ -29,3 +29,12 @@ bool intro_find_process(IntroKernel *k, uint32_t pid, struct gva *ret_task, GErr
 // The arguments of the process with this mm_struct as one line; NULL where there are none or they
 // are not in memory.
 char *intro_cmdline(IntroKernel *k, struct gva mm);
+
+// Whether the process with this leader has a TCP socket that listens on that port, or a UDP socket
+// bound to it (listen.c).
+bool intro_process_serves_port(IntroKernel *k, struct gva task, uint16_t port, bool *ret,
+                               GError **error);
+
+// Where it is in the hierarchy of cgroups version 2, from its root on; owned by the caller.
+// UNSUPPORTED where the kernel has no cgroups (cgroup.c).
+char *intro_process_cgroup(IntroKernel *k, struct gva task, GError **error);

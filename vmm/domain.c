@@ -121,9 +121,15 @@ bool vmm_domain_check(virDomainPtr dom, GError **error)
 
         if (virDomainIsActive(dom) == 1)
             return true; // it crashed and was kept
-        g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
-                    "domain %s %s: it has no memory to look into", name,
-                    crashed ? "has crashed" : "is shut off");
+        if (virDomainHasManagedSaveImage(dom, 0) == 1)
+            g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
+                        "domain %s is saved to disk: it has no memory to look into until it is "
+                        "started again",
+                        name);
+        else
+            g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
+                        "domain %s %s: it has no memory to look into", name,
+                        crashed ? "has crashed" : "is shut off");
         return false;
     }
     if (virDomainGetJobInfo(dom, &job) == 0 && job.type != VIR_DOMAIN_JOB_NONE) {
@@ -136,7 +142,7 @@ bool vmm_domain_check(virDomainPtr dom, GError **error)
     return true;
 }
 
-bool vmm_domain_rescue(const struct vmm_target *target)
+bool vmm_domain_rescue(const struct vmm_target *target, bool pause)
 {
     virConnectPtr conn;
     virDomainPtr dom;
@@ -145,8 +151,10 @@ bool vmm_domain_rescue(const struct vmm_target *target)
 
     if (!vmm_domain_open(target, &conn, &dom, NULL))
         return false;
-    if (virDomainGetState(dom, &state, &reason, 0) == 0)
-        // Any other state is not ours to end.
+    // Any other state is not ours to end.
+    if (virDomainGetState(dom, &state, &reason, 0) == 0 && pause)
+        done = state != VIR_DOMAIN_RUNNING || virDomainSuspend(dom) == 0;
+    else if (virDomainGetState(dom, &state, &reason, 0) == 0)
         done = state != VIR_DOMAIN_PAUSED || reason != VIR_DOMAIN_PAUSED_USER ||
                virDomainResume(dom) == 0;
     vmm_domain_close(conn, dom);

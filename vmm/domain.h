@@ -19,5 +19,6 @@ bool vmm_domain_fail(GError **error, const char *what);
 // Fails with STATE where the domain has no QEMU, or somebody else's job has hold of it.
 bool vmm_domain_check(virDomainPtr dom, GError **error);
 
-// For the watchdog: lets the domain run if it is paused by request. True: nothing is left to do.
-bool vmm_domain_rescue(const struct vmm_target *target);
+// For the watchdog: lets the domain run if it is paused by request; with `pause`, suspends it if it
+// runs. True: nothing is left to do.
+bool vmm_domain_rescue(const struct vmm_target *target, bool pause);

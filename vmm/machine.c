@@ -35,6 +35,8 @@ struct VmmMachine {
     enum hold hold;
     bool was_paused; // when we last looked before a pause, or at open
     bool leave_paused;
+    bool adopted;           // it was paused when we came, and is to be so when we go
+    bool let_run;           // adopted, and it runs because of us
     unsigned n_resumes;     // of the QMP connection, when it was paused
     int64_t paused_ns;      // CLOCK_MONOTONIC just before the last pause
     int64_t resumed_ns;     // just after the resume that followed
@@ -111,7 +113,9 @@ void vmm_machine_unref(VmmMachine *vm)
 {
     if (!vm || !g_atomic_ref_count_dec(&vm->refs))
         return;
-    if (vm->qmp && !vm->leave_paused)
+    if (vm->qmp && vm->let_run && vmm_qmp_stop(vm->qmp, NULL))
+        vmm_watchdog_disarm(vm->watchdog);
+    else if (vm->qmp && !vm->leave_paused)
         vmm_machine_resume(vm, NULL); // where that fails the watchdog is still armed
     if (vm->qmp)
         vmm_devstate_close(vm->devstate, vm->qmp);
@@ -173,20 +177,31 @@ static bool query_run(VmmMachine *vm, enum vmm_run *ret, GError **error)
     return false;
 }
 
+// An adopted guest that we had let run stands still again.
+static void end_let_run(VmmMachine *vm)
+{
+    if (vm->let_run)
+        vmm_watchdog_disarm(vm->watchdog);
+    vm->let_run = false;
+}
+
 /*
  * From here the guest may stand still at any moment, so the watchdog is armed first. Where anything
  * fails after that it is not known whether `stop` took effect: start the guest again, and leave the
- * watchdog armed where not even that can be said.
+ * watchdog armed where not even that can be said. An adopted guest has its watchdog armed already,
+ * to the contrary effect.
  */
 static bool stop(VmmMachine *vm, GError **error)
 {
     int64_t since_ns;
     enum vmm_run run;
 
-    if (!vmm_watchdog_arm(vm->watchdog, error))
+    if (!vm->let_run && !vmm_watchdog_arm(vm->watchdog, VMM_RESCUE_RESUME, error))
         return false;
     since_ns = clock_ns(CLOCK_MONOTONIC);
     if (!vmm_qmp_stop(vm->qmp, error) || !query_run(vm, &run, error)) {
+        if (vm->let_run)
+            return false;
         if (vmm_runstate_query(vm->qmp, &run, &(const char *){NULL}, NULL) &&
             (run != VMM_RUN_PAUSED || vmm_qmp_cont(vm->qmp, NULL)))
             vmm_watchdog_disarm(vm->watchdog);
@@ -194,10 +209,12 @@ static bool stop(VmmMachine *vm, GError **error)
     }
     if (run == VMM_RUN_RUNNING) {
         vmm_watchdog_disarm(vm->watchdog);
+        vm->let_run = vm->adopted = false;
         g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
                     "%s: somebody else lets the guest run as we stop it", vm->name);
         return false;
     }
+    end_let_run(vm);
     begin_hold(vm, HOLD_OURS, since_ns);
     return true;
 }
@@ -210,10 +227,11 @@ bool vmm_machine_pause(VmmMachine *vm, GError **error)
         return true;
     if (!query_run(vm, &run, error))
         return false;
-    vm->was_paused = run != VMM_RUN_RUNNING;
-    if (!vm->was_paused)
+    vm->was_paused = run != VMM_RUN_RUNNING && !vm->adopted;
+    if (run == VMM_RUN_RUNNING)
         return vmm_runstate_check_migration(vm->qmp, error) && stop(vm, error);
-    begin_hold(vm, HOLD_THEIRS, clock_ns(CLOCK_MONOTONIC));
+    end_let_run(vm);
+    begin_hold(vm, vm->adopted ? HOLD_OURS : HOLD_THEIRS, clock_ns(CLOCK_MONOTONIC));
     return true;
 }
 
@@ -229,15 +247,23 @@ bool vmm_machine_resume(VmmMachine *vm, GError **error)
         return false;
     // Only the state we made is ours to end.
     ours = vm->hold == HOLD_OURS && run == VMM_RUN_PAUSED;
+    if (ours && vm->adopted && !vmm_watchdog_arm(vm->watchdog, VMM_RESCUE_PAUSE, error))
+        return false;
+    vm->let_run = ours && vm->adopted;
     if (ours && !vmm_qmp_cont(vm->qmp, error))
         return false;
     vm->resumed_ns = clock_ns(CLOCK_MONOTONIC);
-    vmm_watchdog_disarm(vm->watchdog);
+    if (!vm->let_run)
+        vmm_watchdog_disarm(vm->watchdog);
     forget_snapshot(vm);
     vm->hold = HOLD_NONE;
     // What was read is of one moment only if nobody has let the guest run in between.
     if (vmm_qmp_n_resumes(vm->qmp, vm->n_resumes + ours) == vm->n_resumes + ours)
         return true;
+    // Whoever wants it to run has his way.
+    if (vm->let_run)
+        vmm_watchdog_disarm(vm->watchdog);
+    vm->let_run = vm->adopted = false;
     g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
                 "%s: somebody else let the guest run while we held it paused", vm->name);
     return false;
@@ -247,6 +273,14 @@ void vmm_machine_leave_paused(VmmMachine *vm)
 {
     vm->leave_paused = true;
     vmm_watchdog_disarm(vm->watchdog);
+}
+
+void vmm_machine_adopt_pause(VmmMachine *vm)
+{
+    vm->adopted = vm->leave_paused = true;
+    if (vm->hold == HOLD_THEIRS)
+        vm->hold = HOLD_OURS;
+    vm->was_paused = false;
 }
 
 uint64_t vmm_machine_pause_ns(const VmmMachine *vm)

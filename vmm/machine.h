@@ -61,6 +61,10 @@ bool vmm_machine_was_paused_before(const VmmMachine *vm); // somebody else had s
 // --leave-paused: from now on closing leaves the guest stopped and the watchdog stands down.
 void vmm_machine_leave_paused(VmmMachine *vm);
 
+// A machine that somebody else has paused: from now on that pause is ours to end and to make again.
+// However it goes, closing leaves the machine paused.
+void vmm_machine_adopt_pause(VmmMachine *vm);
+
 // Nanoseconds (CLOCK_MONOTONIC) between the last successful pause and the resume that followed it,
 // or until now where it still is paused: both measured outside of the QMP commands, so never too
 // small.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A child process that lets the guest run again if this process dies while it holds it paused.
+// A child process that puts a guest's pause right if this process dies in the middle of it.
 #include "vmm/watchdog.h"
 
 #include <errno.h>
@@ -70,8 +70,9 @@ static bool say(int fd, const char *line)
 }
 
 // One attempt over one connection. True: there is nothing left to do.
-static bool rescue_by_socket(const char *path, long deadline)
+static bool rescue_by_socket(const char *path, enum vmm_rescue how, long deadline)
 {
+    bool pause = how == VMM_RESCUE_PAUSE;
     struct sockaddr_un qmp = {.sun_family = AF_UNIX};
     char text[4096];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -86,27 +87,28 @@ static bool rescue_by_socket(const char *path, long deadline)
                hear(fd, text, sizeof(text), "\"return\"", deadline) &&
                say(fd, "{\"execute\":\"query-status\",\"id\":\"vmgraft-1\"}\n") &&
                hear(fd, text, sizeof(text), "\"vmgraft-1\"", deadline)) {
-        // Any other state than "paused" is not ours to end.
-        done = !strstr(text, "\"status\": \"paused\"") ||
-               (say(fd, "{\"execute\":\"cont\",\"id\":\"vmgraft-2\"}\n") &&
+        // Any other state than the one we made is not ours to end.
+        done = !strstr(text, pause ? "\"status\": \"running\"" : "\"status\": \"paused\"") ||
+               (say(fd, pause ? "{\"execute\":\"stop\",\"id\":\"vmgraft-2\"}\n"
+                              : "{\"execute\":\"cont\",\"id\":\"vmgraft-2\"}\n") &&
                 hear(fd, text, sizeof(text), "\"vmgraft-2\"", deadline));
     }
     close(fd);
     return done;
 }
 
-static bool rescue_once(const struct vmm_target *target, long deadline)
+static bool rescue_once(const struct vmm_target *target, enum vmm_rescue how, long deadline)
 {
-    return target->kind == VMM_TARGET_DOMAIN ? vmm_domain_rescue(target)
-                                             : rescue_by_socket(target->socket, deadline);
+    return target->kind == VMM_TARGET_DOMAIN ? vmm_domain_rescue(target, how == VMM_RESCUE_PAUSE)
+                                             : rescue_by_socket(target->socket, how, deadline);
 }
 
-static void rescue(const struct vmm_target *target)
+static void rescue(const struct vmm_target *target, enum vmm_rescue how)
 {
     const struct timespec pause = {.tv_nsec = RETRY_NS};
     long deadline = now_seconds() + RESCUE_SECONDS;
 
-    while (!rescue_once(target, deadline) && now_seconds() < deadline)
+    while (!rescue_once(target, how, deadline) && now_seconds() < deadline)
         nanosleep(&pause, NULL);
 }
 
@@ -136,8 +138,8 @@ static _Noreturn void watch(int channel, const struct vmm_target *target)
         if (n > 0)
             state = next;
     }
-    if (state == 'P')
-        rescue(target);
+    if (state == VMM_RESCUE_RESUME || state == VMM_RESCUE_PAUSE)
+        rescue(target, (enum vmm_rescue)state);
     _exit(0);
 }
 
@@ -166,12 +168,14 @@ VmmWatchdog *vmm_watchdog_start(const struct vmm_target *target, GError **error)
     return dog;
 }
 
-bool vmm_watchdog_arm(VmmWatchdog *dog, GError **error)
+bool vmm_watchdog_arm(VmmWatchdog *dog, enum vmm_rescue rescue, GError **error)
 {
-    if (send(dog->channel, "P", 1, MSG_NOSIGNAL) == 1)
+    char message = (char)rescue;
+
+    if (send(dog->channel, &message, 1, MSG_NOSIGNAL) == 1)
         return true;
     g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
-                "the watchdog that would resume the guest after a crash is gone");
+                "the watchdog that would put the guest right after a crash is gone");
     return false;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A child process that lets the guest run again if this process dies while it holds it paused.
+// A child process that puts a guest's pause right if this process dies in the middle of it.
 // Internal to vmm/.
 #pragma once
 
@@ -7,8 +7,11 @@
 
 /*
  *   us        -> P   the guest is about to be paused
- *   us        -> R   it runs again, or stays as it is by intent
- *   (closed)         after P: connect, and let the guest run if it is paused; after R: exit
+ *   us        -> L   a guest that somebody else has paused is about to be let run for a moment
+ *   us        -> R   it is again as it was, or stays as it is by intent
+ *   (closed)         after P: connect, and let the guest run if it is paused
+ *                    after L: connect, and pause the guest if it runs
+ *                    after R: exit
  *
  * The child holds nothing but its end of that channel, has its own session and default signals, so
  * that what kills this process (SIGKILL, a closed terminal) does not reach it.
@@ -18,10 +21,13 @@ typedef struct VmmWatchdog VmmWatchdog;
 // Forks the child. Call it before the process has grown, and before any pause.
 VmmWatchdog *vmm_watchdog_start(const struct vmm_target *target, GError **error);
 
+// What the child does if we die.
+enum vmm_rescue { VMM_RESCUE_RESUME = 'P', VMM_RESCUE_PAUSE = 'L' };
+
 // Each is one byte on a socket: microseconds. False: the child is gone (VMM_ERROR_STATE).
-bool vmm_watchdog_arm(VmmWatchdog *dog, GError **error);
+bool vmm_watchdog_arm(VmmWatchdog *dog, enum vmm_rescue rescue, GError **error);
 void vmm_watchdog_disarm(VmmWatchdog *dog);
 
-// Ends the child; where it is armed it lets the guest run first, which is why the QMP connection
+// Ends the child; where it is armed it does that first, which is why the QMP connection
 // must have been closed by then. NULL-safe.
 void vmm_watchdog_stop(VmmWatchdog *dog);

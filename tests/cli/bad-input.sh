@@ -59,6 +59,9 @@ check "pid that is none" 2 "'1x' is no pid" "$vmgraft" show "qmp:$work/none" 1x
 check "pid 0" 2 "'0' is no pid" "$vmgraft" show "qmp:$work/none" 0
 check "negative pid" 2 "'-1' is no pid" "$vmgraft" show -- "qmp:$work/none" -1
 check "huge pid" 2 "is no pid" "$vmgraft" show "qmp:$work/none" 99999999999999999999
+check "name that is none" 2 "'name:' is no pid" "$vmgraft" show "qmp:$work/none" name:
+check "port that is none" 2 "name:COMMAND, cgroup:/PATH, port:NUMBER" "$vmgraft" show "qmp:$work/none" port:x
+check "cgroup that is none" 2 "'cgroup:x' is no pid" "$vmgraft" show "qmp:$work/none" cgroup:x
 check "pid of migrate" 2 "'x' is no pid" "$vmgraft" migrate "qmp:$work/none" x "qmp:$work/none2"
 check "same source and target" 2 "same guest" "$vmgraft" migrate "qmp:$work/none" 5 "qmp:$work/none"
 check "agent verb" 2 "none of status, release, abort" "$vmgraft" agent sing "qmp:$work/none"
