@@ -342,6 +342,7 @@ static bool send_image(CliAgent *a, const FmtImage *img,
     json_object_object_add(obj, "new_pid_namespace",
                            json_object_new_boolean(options->new_pid_namespace));
     json_object_object_add(obj, "elapsed_ns", json_object_new_int64(options->elapsed_ns));
+    json_object_object_add(obj, "asleep_ns", json_object_new_int64(options->asleep_ns));
     json_object_object_add(obj, "place_nonce", json_object_new_int64((int64_t)nonce));
     agent_wire_queue_json(a->wire, AGENT_RESTORE, obj);
     a->heard_ns = cli_now_ns();

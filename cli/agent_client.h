@@ -38,7 +38,8 @@ const struct cli_agent_info *cli_agent_info(const CliAgent *a);
 
 struct cli_agent_restore_options {
     bool new_pid_namespace;
-    int64_t elapsed_ns; // since the capture; -1: not known
+    int64_t elapsed_ns; // since the capture of a process that never rested; -1: not known
+    int64_t asleep_ns;  // since the capture, by wall clocks, of one that did; -1: not known
     cli_guest *target;  // where its RAM can be written to from here (place.h); else NULL
 };
 

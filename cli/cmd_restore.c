@@ -14,6 +14,14 @@ struct restore {
     GArray *pids;
 };
 
+// How long the image waited. -1 where it does not say when it was taken.
+static int64_t asleep_ns(FmtImage *img)
+{
+    const int64_t taken = fmt_image_head(img)->taken_ns;
+
+    return taken ? MAX(g_get_real_time() * 1000 - taken, 0) : -1;
+}
+
 static bool restore(struct cli *cli, struct restore *r, GError **error)
 {
     g_autoptr(FmtImage) img = cli_load_image(cli->operands[0], error);
@@ -26,6 +34,7 @@ static bool restore(struct cli *cli, struct restore *r, GError **error)
     const struct cli_agent_restore_options options = {
         .new_pid_namespace = r->new_pid_namespace,
         .elapsed_ns = -1,
+        .asleep_ns = asleep_ns(img),
         .target = target.kernel ? &target : NULL,
     };
     cli_signals_hold(cli);

@@ -171,6 +171,7 @@ static bool restore(struct move *m, GError **error)
     const struct cli_agent_restore_options options = {
         .new_pid_namespace = m->options->new_pid_namespace,
         .elapsed_ns = cli_now_ns() - m->result->capture.taken_ns,
+        .asleep_ns = -1,
         .target =
             m->target.kernel && cli_place_bytes(m->img) >= CLI_PLACE_MIN_BYTES ? &m->target : NULL,
     };

@@ -206,6 +206,8 @@ void agent_job_restore(struct agent_job *job, struct json_object *request)
             {
                 .new_pid_namespace = agent_json_bool(request, "new_pid_namespace"),
                 .elapsed_ns = agent_json_int(request, "elapsed_ns", -1),
+                .asleep_ns = agent_json_int(request, "asleep_ns", -1),
+                .told_ns = g_get_monotonic_time() * 1000,
                 .place_nonce = (uint64_t)agent_json_int(request, "place_nonce", 0),
             },
         .notes = agent_refusal_list_new(),

@@ -55,6 +55,7 @@ int agent_local_main(const char *path, bool new_pid_namespace)
     const struct agent_restore_options opt = {
         .new_pid_namespace = new_pid_namespace,
         .elapsed_ns = -1,
+        .asleep_ns = -1,
     };
     g_autoptr(GPtrArray) refusals = agent_refusal_list_new(), notes = agent_refusal_list_new();
     g_autoptr(GError) error = NULL;

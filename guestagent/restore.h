@@ -30,6 +30,11 @@ struct agent_restore_options {
     // process finds its clocks advanced by that much. -1: unknown, or the image comes from a file:
     // CLOCK_MONOTONIC goes on where it was, as after a suspend.
     int64_t elapsed_ns;
+    // Likewise, where the image comes from a file: by the wall clocks of who took it and of who
+    // restores it. CLOCK_BOOTTIME goes on by that much. -1: by those of the two guests.
+    int64_t asleep_ns;
+    // CLOCK_MONOTONIC here when the two were right. 0: they are when the restore is planned.
+    int64_t told_ns;
     // Who sends the image puts FMT_PAGES_PLACED pages into this machine's RAM itself: until then
     // each of them begins with a struct agent_place_mark with this nonce, by which it is known from
     // outside.

@@ -10,8 +10,8 @@
 //     sleep ends when it would have ended at home.
 //   - for an image that waited in a file, or where nobody measured: nothing. That is what a suspend
 //     is to CLOCK_MONOTONIC, and no timeout fires for time that the program could not use.
-//     CLOCK_BOOTTIME counts a suspend, so it gets the difference of the wall clocks, where that is
-//     not negative.
+//     CLOCK_BOOTTIME counts a suspend, so it gets what the wall clocks say of it: those of who took
+//     the image and who restores it, which are kept in step; else those of the two guests.
 //
 // The offsets must be there before the first process is, long before it runs. That is no loss: an
 // offset is a difference of two clocks that both go on.
@@ -60,6 +60,14 @@ static void own_offsets(int64_t *ret_monotonic_ns, int64_t *ret_boottime_ns)
     }
 }
 
+// What we were told of the time since the pause, as of now; -1 where we were told nothing.
+static int64_t by_now(const AgentRestore *r, int64_t told)
+{
+    if (told < 0)
+        return -1;
+    return told + (r->opt.told_ns ? clock_ns(CLOCK_MONOTONIC) - r->opt.told_ns : 0);
+}
+
 void agent_time_plan(AgentRestore *r)
 {
     const struct fmt_head *head = fmt_image_head(r->img);
@@ -74,8 +82,11 @@ void agent_time_plan(AgentRestore *r)
             agent_refuse(r, "time-namespace", p->rec->pid, -1,
                          "it is in another time namespace than its parent");
     }
-    const int64_t asleep = clock_ns(CLOCK_REALTIME) - head->realtime_ns;
-    const int64_t elapsed = r->opt.elapsed_ns;
+    int64_t asleep = by_now(r, r->opt.asleep_ns);
+    const int64_t elapsed = by_now(r, r->opt.elapsed_ns);
+
+    if (asleep < 0)
+        asleep = clock_ns(CLOCK_REALTIME) - head->realtime_ns;
 
     own_offsets(&own_mono, &own_boot);
     r->mono_offset_ns = agent_timens_offset(head->monotonic_ns + root->rec->timens_monotonic_ns,
@@ -151,7 +162,7 @@ static int64_t captured(AgentRestore *r, uint64_t clock)
 static int64_t passed(AgentRestore *r, uint64_t clock)
 {
     if (!r->timens)
-        return MAX(r->opt.elapsed_ns, 0);
+        return MAX(by_now(r, r->opt.elapsed_ns), 0);
     return now_there(r, clock) - captured(r, clock);
 }
 

@@ -57,6 +57,7 @@ static bool fill_head(struct intro_ctx *c, GError **error)
     head->realtime_ns = c->clock->realtime_ns;
     head->monotonic_ns = c->clock->monotonic_ns;
     head->boottime_ns = c->clock->boottime_ns;
+    head->taken_ns = g_get_real_time() * 1000;
     head->clock_error_ns = c->clock->error_ns;
     head->forensic = c->opt->forensic;
     head->root_pid = intro_task_nr(&r, c->root_task, intro_pid_level(&r, c->root_task));
