@@ -140,6 +140,11 @@ static bool is_function(const char *name, const char *function)
     return strncmp(name, function, len) == 0 && (name[len] == '\0' || name[len] == '.');
 }
 
+bool intro_chain_is(const struct intro_chain *chain, unsigned i, const char *function)
+{
+    return is_function(chain->function[i], function);
+}
+
 int intro_chain_find(const struct intro_chain *chain, const char *function)
 {
     for (unsigned i = 0; i < chain->n; i++)

@@ -24,6 +24,9 @@ bool intro_unwind(IntroKernel *k, struct gva task, struct gva user_regs, struct 
 // (.isra.0, .cold ...) count as well.
 bool intro_chain_has(const struct intro_chain *chain, const char *function);
 
+// Whether the i-th function has this name.
+bool intro_chain_is(const struct intro_chain *chain, unsigned i, const char *function);
+
 // The index of the innermost function of this name, -1 where there is none.
 int intro_chain_find(const struct intro_chain *chain, const char *function);
 

@@ -65,12 +65,6 @@ static const char *const delivery[] = {"get_signal", "arch_do_signal_or_restart"
 static const char *const page_fault[] = {"exc_page_fault", "asm_exc_page_fault",
                                          "do_user_addr_fault"};
 
-// Who takes up to PIPE_BUF bytes in one step or not at all: pipes (anon_pipe_write since 6.15), and
-// unix sockets of datagrams and of packets. A terminal takes what it has room for and sleeps in the
-// middle. An eventfd takes a number.
-static const char *const whole_writes[] = {"pipe_write", "anon_pipe_write", "unix_dgram_sendmsg",
-                                           "eventfd_write"};
-
 // The sleep of FUTEX_WAIT, with nothing of user memory to be touched any more.
 static const char *const futex_waits[] = {"futex_wait_queue", "futex_wait_queue_me",
                                           "futex_do_wait"};
@@ -204,8 +198,6 @@ static bool park_in_call(struct park *p, GError **error)
         p->rec->orig_rax = UINT64_MAX;
         return true;
     }
-    if (intro_syscall_writes(&p->call) && !CHAIN_HAS_ANY(&p->chain, whole_writes))
-        return busy(p, error, "may have written a part");
     p->rec->state = FMT_TASK_SYSCALL;
     struct intro_where where;
     return find_sleep(p, &where, error) &&
@@ -236,11 +228,9 @@ static bool keep_wound_back(struct park *p, GError **error)
     regs.orig_ax = regs.ax;
     regs.ip += SYSCALL_BYTES;
     intro_syscall_find(p->c, p->mm, &regs, at == INT80, &call);
-    struct intro_where where = {.task = p->task, .mm = p->mm, .chain = &p->chain};
-    bool found;
-    if (!intro_sleepers_find(p->c, p->task, p->regs.ip, &p->sleep, &found, error))
-        return false;
-    where.sleep = found ? &p->sleep : NULL;
+    const bool found = intro_sleepers_find(p->c, p->task, p->regs.ip, &p->sleep);
+    const struct intro_where where = {
+        .task = p->task, .mm = p->mm, .chain = &p->chain, .sleep = found ? &p->sleep : NULL};
     intro_timeout_keep_frozen(p->c, &where, &call, p->rec);
     if (p->rec->restart != FMT_RESTART_NONE) {
         p->rec->syscall = (int64_t)call.entered;
@@ -259,7 +249,11 @@ static bool park_off_cpu(struct park *p, GError **error)
             return busy(p, error, "is about to be delivered a signal");
         p->rec->state = p->frozen ? FMT_TASK_FROZEN : FMT_TASK_PREEMPTED;
         if (in_system_call(p)) {
-            const struct intro_where where = {.task = p->task, .mm = p->mm, .chain = &p->chain};
+            const struct intro_where where = {
+                .task = p->task,
+                .mm = p->mm,
+                .chain = &p->chain,
+                .key = p->frozen ? intro_sleepers_key(p->c, p->task, p->regs.ip) : NULL};
             return intro_syscall_finish(p->c, &where, &p->call, p->frozen, p->rec, error);
         }
         p->rec->orig_rax = UINT64_MAX;

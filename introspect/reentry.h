@@ -6,7 +6,7 @@
 
 #include "introspect/syscall.h"
 
-enum intro_class { QUICK, WAIT, RECV, WRITE };
+enum intro_class { QUICK, WAIT, RECV, WRITE, MESSAGES, SPLICE };
 enum intro_timeout {
     T_NONE,
     T_SLEEP,
@@ -51,7 +51,7 @@ enum { ERESTARTSYS = 512, ERESTARTNOINTR = 513, ERESTARTNOHAND = 514, ERESTART_R
 struct intro_reentry {
     struct intro_ctx *c;
     const struct intro_where *where;
-    const struct intro_call *call;
+    struct intro_call *call; // what is entered again; a waiter may have been moved
     uint64_t mm_ref;
     struct fmt_task *rec;
     bool lost; // there is a timeout, and no timer tells what is left of it
@@ -61,6 +61,26 @@ static inline uint64_t intro_argument(const struct intro_call *call, int i)
 {
     return i >= 0 ? call->args[i] : 0;
 }
+
+// sizeof(struct mmsghdr)
+#define INTRO_MMSGHDR_BYTES      64
+#define INTRO_IA32_MMSGHDR_BYTES 32
+
+// transfer.c: what a call that sleeps has read or written.
+enum intro_transfer {
+    INTRO_NOTHING_DONE,
+    INTRO_OVER, // a part; rec returns how much
+    INTRO_UNSURE,
+};
+bool intro_transfer(struct intro_reentry *e, enum intro_transfer *ret, GError **error);
+
+// futex.c: the same for a wait for a futex. e->call and rec wait for the one to which it was moved.
+bool intro_futex(struct intro_reentry *e, enum intro_transfer *ret, GError **error);
+// The same for one that our own agent has interrupted, by the key that it had before.
+bool intro_futex_frozen(struct intro_reentry *e, const struct intro_futex_key *key, GError **error);
+
+// The open file that is descriptor nr of the thread, NULL where there is none.
+const struct fmt_file *intro_file_of(const struct intro_reentry *e, uint64_t nr);
 
 // rec begins the call anew.
 void intro_enter_again(const struct intro_call *call, struct fmt_task *rec);

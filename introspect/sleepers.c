@@ -11,7 +11,9 @@
 struct note {
     uint64_t nvcsw; // how often it had gone to sleep
     uint64_t ip;    // behind the instruction that entered its call
+    bool has_sleep, has_key;
     struct intro_sleep sleep;
+    struct intro_futex_key key;
 };
 
 struct IntroSleepers {
@@ -25,22 +27,24 @@ struct look {
     IntroSleepers *sleepers;
 };
 
-static bool find_sleep(struct look *l, struct gva task, struct note *ret, bool *ret_found,
-                       GError **error)
+static bool find_sleep(struct look *l, struct gva task, struct note *ret)
 {
     const struct intro_sleep *sleep = intro_timers_find(l->timers, task);
     struct intro_chain chain;
     struct intro_regs regs;
     struct gva at;
 
-    if (!intro_user_regs(l->k, task, &at, &regs, error))
+    if (!intro_user_regs(l->k, task, &at, &regs, NULL) ||
+        !intro_unwind(l->k, task, at, &chain, NULL))
         return false;
     ret->ip = regs.ip;
-    *ret_found = sleep != NULL;
+    ret->has_sleep = sleep != NULL;
     if (sleep)
         ret->sleep = *sleep;
-    return sleep || (intro_unwind(l->k, task, at, &chain, error) &&
-                     intro_wheel_find(l->k, l->clock, task, &chain, &ret->sleep, ret_found, error));
+    else if (!intro_wheel_find(l->k, l->clock, task, &chain, &ret->sleep, &ret->has_sleep, NULL))
+        return false;
+    ret->has_key = intro_futex_key(l->k, task, &chain, &ret->key);
+    return ret->has_sleep || ret->has_key;
 }
 
 static bool look_at(struct gva task, void *user, GError **error)
@@ -50,12 +54,11 @@ static bool look_at(struct gva task, void *user, GError **error)
     uint64_t running = rd(&r, task, M_task_on_cpu) | rd(&r, task, M_task_on_rq);
     struct gva mm = rd_ptr(&r, task, M_task_mm);
     struct note note = {.nvcsw = rd(&r, task, M_task_nvcsw)};
-    bool found;
 
     if (!rd_done(&r, error))
         return false;
     // What cannot be found here starts over; that is no reason not to look at the others.
-    if (!running && mm.addr && find_sleep(l, task, &note, &found, NULL) && found)
+    if (!running && mm.addr && find_sleep(l, task, &note))
         g_hash_table_insert(l->sleepers->by_task, GSIZE_TO_POINTER(task.addr),
                             g_memdup2(&note, sizeof(note)));
     return true;
@@ -99,24 +102,36 @@ void intro_sleepers_free(IntroSleepers *sleepers)
     g_free(sleepers);
 }
 
-bool intro_sleepers_find(const struct intro_ctx *c, struct gva task, uint64_t ip,
-                         struct intro_sleep *ret, bool *ret_found, GError **error)
+// What was noted of a thread that has done nothing since but stop: gone to sleep once more.
+static const struct note *find(const struct intro_ctx *c, struct gva task, uint64_t ip)
 {
     const struct note *note = c->opt->sleepers ? g_hash_table_lookup(c->opt->sleepers->by_task,
                                                                      GSIZE_TO_POINTER(task.addr))
                                                : NULL;
     uint64_t nvcsw;
 
-    *ret_found = false;
-    if (!note)
-        return true;
-    if (!intro_get(c->k, task, M_task_nvcsw, &nvcsw, error))
+    return note && note->ip == ip && intro_get(c->k, task, M_task_nvcsw, &nvcsw, NULL) &&
+                   nvcsw == note->nvcsw + 1
+               ? note
+               : NULL;
+}
+
+bool intro_sleepers_find(const struct intro_ctx *c, struct gva task, uint64_t ip,
+                         struct intro_sleep *ret)
+{
+    const struct note *note = find(c, task, ip + SYSCALL_BYTES);
+
+    if (!note || !note->has_sleep)
         return false;
-    // Once more: for the stop.
-    if (nvcsw != note->nvcsw + 1 || ip != note->ip - SYSCALL_BYTES)
-        return true;
     *ret = note->sleep;
     ret->remaining_ns = MAX(0, ret->expires_ns - intro_clock_now(c->clock, ret->clock));
-    *ret_found = true;
     return true;
+}
+
+const struct intro_futex_key *intro_sleepers_key(const struct intro_ctx *c, struct gva task,
+                                                 uint64_t ip)
+{
+    const struct note *note = find(c, task, ip);
+
+    return note && note->has_key ? &note->key : NULL;
 }

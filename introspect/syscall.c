@@ -13,9 +13,7 @@
  * instruction and rax gets the number. What is left of its timeout: timeout.c. A call that has been
  * interrupted by the kernel may have left a restart block, which says what remains to be done.
  */
-#define PIPE_BUF_BYTES 4096
-#define WAITALL        0x100 // MSG_WAITALL
-#define TT_COMPAT      2     // enum timespec_type, include/linux/restart_block.h
+#define TT_COMPAT 2 // enum timespec_type, include/linux/restart_block.h
 
 static const struct intro_syscall calls[] = {
 #define CALL(nr, name, class, timeout, argument) [nr] = {#name, class, T_##timeout, argument},
@@ -69,26 +67,6 @@ void intro_syscall_find(struct intro_ctx *c, struct gva mm, const struct intro_r
     ret->row = find_row(nr, compat);
     if (ret->row >= calls && ret->row < calls + G_N_ELEMENTS(calls))
         ret->nr = (uint64_t)(ret->row - calls);
-}
-
-bool intro_syscall_writes(const struct intro_call *call)
-{
-    return call->row && call->row->class == WRITE;
-}
-
-static bool may_be_half_done(const struct intro_call *call)
-{
-    switch (call->row->class) {
-    case WAIT:
-        return false;
-    case RECV:
-        return intro_argument(call, call->row->argument) & WAITALL;
-    case WRITE:
-        return call->row->argument < 0 ||
-               intro_argument(call, call->row->argument) > PIPE_BUF_BYTES;
-    default:
-        return true;
-    }
 }
 
 void intro_enter_again(const struct intro_call *call, struct fmt_task *rec)
@@ -186,15 +164,23 @@ static bool use_block(struct intro_reentry *e, GError **error)
 bool intro_syscall_reenter(struct intro_ctx *c, const struct intro_where *where,
                            const struct intro_call *call, struct fmt_task *rec, GError **error)
 {
-    struct intro_reentry e = {.c = c, .where = where, .call = call, .rec = rec};
+    struct intro_call again = *call;
+    struct intro_reentry e = {.c = c, .where = where, .call = &again, .rec = rec};
 
-    if (!call->row || may_be_half_done(call)) {
+    const bool is_futex = call->nr == NR_futex;
+    enum intro_transfer done = INTRO_UNSURE;
+
+    e.mm_ref = intro_object_ref(c, where->mm);
+    if (call->row && !(is_futex ? intro_futex : intro_transfer)(&e, &done, error))
+        return false;
+    if (done == INTRO_UNSURE) {
         g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
                     "thread %" G_GUINT64_FORMAT " is in %s, which may be half done", rec->tid,
                     call->row ? call->row->name : "an unknown system call");
         return false;
     }
-    e.mm_ref = intro_object_ref(c, where->mm);
+    if (done == INTRO_OVER)
+        return true;
     intro_enter_again(call, rec);
     if (call->row->timeout == T_BLOCK)
         return use_block(&e, error);
@@ -206,15 +192,40 @@ bool intro_syscall_reenter(struct intro_ctx *c, const struct intro_where *where,
     return !e.lost;
 }
 
+// A waiter for a futex that was moved to another before our agent stopped it.
+static bool is_moved(const struct intro_reentry *e)
+{
+    return e->where->key && e->call->nr == NR_futex;
+}
+
+static bool wait_elsewhere(struct intro_reentry *e, GError **error)
+{
+    const uint64_t first = e->call->args[0];
+
+    if (!intro_futex_frozen(e, e->where->key, error))
+        return false;
+    if (e->rec->restart == FMT_RESTART_FUTEX && e->call->args[0] != first) {
+        e->rec->restart_addr = e->call->args[0];
+        e->rec->restart_arg1 = e->call->args[2];
+    }
+    return true;
+}
+
 bool intro_syscall_finish(struct intro_ctx *c, const struct intro_where *where,
                           const struct intro_call *call, bool frozen, struct fmt_task *rec,
                           GError **error)
 {
-    struct intro_reentry e = {.c = c, .where = where, .call = call, .rec = rec};
+    struct intro_call again = *call;
+    struct intro_reentry e = {.c = c, .where = where, .call = &again, .rec = rec};
     int64_t result = (int64_t)call->result;
 
+    e.mm_ref = intro_object_ref(c, where->mm);
     if (result == -ERESTART_RESTARTBLOCK)
-        return use_block(&e, error);
+        return use_block(&e, error) && (!is_moved(&e) || wait_elsewhere(&e, error));
+    if (result == -ERESTARTSYS && is_moved(&e)) {
+        intro_enter_again(&again, rec);
+        return wait_elsewhere(&e, error);
+    }
     // Whether the call is restarted or fails with EINTR depends on the signal that will be
     // delivered first: the registers stay as they are, and the kernel that the thread goes on in
     // decides.

@@ -27,18 +27,24 @@ void intro_syscall_find(struct intro_ctx *c, struct gva mm, const struct intro_r
 // none.
 const char *intro_syscall_name(uint64_t nr, bool compat);
 
-// Whether the call is one that writes: it is whole only where its file takes it in one step.
-bool intro_syscall_writes(const struct intro_call *call);
-
 // syscall_ia32.c: socketcall, ipc and the old select as the calls of i386 that they stand for:
 // returns the number, and changes the arguments. Others stay as they are.
 uint64_t intro_ia32_unfold(struct intro_ctx *c, struct gva mm, uint64_t nr, uint64_t args[6]);
+
+// The futex that a thread waits for, as the kernel tells them apart (union futex_key).
+struct intro_futex_key {
+    uint64_t ptr, word, offset;
+};
+// futex.c; false where it waits for none, or that cannot be found.
+bool intro_futex_key(IntroKernel *k, struct gva task, const struct intro_chain *chain,
+                     struct intro_futex_key *ret);
 
 // Where a thread sleeps.
 struct intro_where {
     struct gva task, mm;
     const struct intro_chain *chain;
-    const struct intro_sleep *sleep; // what would wake it; NULL: nothing, or it is not known
+    const struct intro_sleep *sleep;   // what would wake it; NULL: nothing, or it is not known
+    const struct intro_futex_key *key; // of one that is frozen: what it waited for; NULL: not known
 };
 
 // The thread sleeps interruptibly in the call. Fills in rec (registers already read)

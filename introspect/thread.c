@@ -32,7 +32,6 @@ static const struct {
 } refused[] = {
     {M_task_io_uring, "io_uring", "uses io_uring"},
     {M_task_perf_event_ctxp, "perf", "has performance events (perf_event_open)"},
-    {M_task_pi_blocked_on, "pi-futex", "waits for a priority-inheriting futex"},
     {M_thread_io_bitmap, "ioperm", "has access to I/O ports (ioperm)"},
     {M_thread_iopl, "iopl", "has access to I/O ports (iopl)"},
     {M_thread_ptrace_bps, "debug-registers", "has breakpoints in debug registers (ptrace)"},

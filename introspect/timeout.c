@@ -124,16 +124,21 @@ static void keep_millis(struct intro_reentry *e)
 
 /* ---- timeouts of the socket rather than of the call ---- */
 
-static bool is_socket(const struct intro_reentry *e, uint64_t nr)
+const struct fmt_file *intro_file_of(const struct intro_reentry *e, uint64_t nr)
 {
     const struct fmt_fd *fd;
 
-    for (size_t i = 0; FMT_NEXT(e->c->img, FD, i, fd); i++) {
-        const struct fmt_file *file = fmt_image_by_ref(e->c->img, fd->file, FMT_FILE);
-        if (fd->files == e->rec->files && fd->fd == nr)
-            return file && file->kind == FMT_FILE_SOCKET;
-    }
-    return false;
+    for (size_t i = 0; FMT_NEXT(e->c->img, FD, i, fd); i++)
+        if (fd->files == e->rec->files && fd->fd == (uint32_t)nr)
+            return fmt_image_by_ref(e->c->img, fd->file, FMT_FILE);
+    return NULL;
+}
+
+static bool is_socket(const struct intro_reentry *e, uint64_t nr)
+{
+    const struct fmt_file *file = intro_file_of(e, nr);
+
+    return file && file->kind == FMT_FILE_SOCKET;
 }
 
 static void note_over(const struct intro_reentry *e)
@@ -147,7 +152,8 @@ static void note_over(const struct intro_reentry *e)
 static void keep_of_file(struct intro_reentry *e)
 {
     const uint64_t fd = (uint32_t)intro_argument(e->call, 0);
-    const bool sends = e->call->row->class == WRITE || e->call->nr == NR_connect;
+    const bool sends =
+        e->call->row->class == WRITE || e->call->nr == NR_connect || e->call->nr == NR_sendmmsg;
 
     if (!e->where->sleep || !e->where->sleep->by_wheel)
         return;
@@ -198,7 +204,8 @@ void intro_timeout_keep(struct intro_reentry *e)
 void intro_timeout_keep_frozen(struct intro_ctx *c, const struct intro_where *where,
                                const struct intro_call *call, struct fmt_task *rec)
 {
-    struct intro_reentry e = {.c = c, .where = where, .call = call, .rec = rec};
+    struct intro_call again = *call;
+    struct intro_reentry e = {.c = c, .where = where, .call = &again, .rec = rec};
     const enum intro_timeout kind = call->row ? call->row->timeout : T_NONE;
 
     if (!call->row || call->row->class == QUICK || kind == T_SLEEP || kind == T_POLL ||

@@ -70,6 +70,8 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("sysv"),
     _own("mqueue"),
     _own("spin2"),
+    _own("transfers", prepare=True),
+    _own("futexes"),
     _own("counter-ia32"),
     _own("pipes-ia32"),
     _own("signals-ia32"),
