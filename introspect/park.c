@@ -199,6 +199,7 @@ static bool park_in_call(struct park *p, GError **error)
         return true;
     }
     p->rec->state = FMT_TASK_SYSCALL;
+    p->c->n_openers += intro_chain_has(&p->chain, "wait_for_partner");
     struct intro_where where;
     return find_sleep(p, &where, error) &&
            intro_syscall_reenter(p->c, &where, &p->call, p->rec, error);
