@@ -220,18 +220,33 @@ static bool check_ack(CliAgent *a, GError **error)
     return true;
 }
 
+// One sentence: what is missing, and the command that puts it there.
+static void set_absent(const char *target, const char *why, GError **error)
+{
+    bool domain = !g_str_has_prefix(target, "qmp:");
+
+    g_set_error(error, CLI_ERROR, CLI_ERROR_AGENT,
+                "%s: vmgraft-agent does not run in this guest (%s): with the guest shut down, "
+                "`vmgraft agent install %s` puts it there",
+                target, why, domain ? target : "DISK");
+}
+
 CliAgent *cli_agent_connect(struct cli *cli, VmmMachine *vm, const char *target, int64_t timeout_ms,
                             GError **error)
 {
     g_autoptr(CliAgent) a = g_new0(CliAgent, 1);
+    g_autoptr(GError) why = NULL;
     uint64_t session = 0;
 
     a->cli = cli;
     a->target = g_strdup(target);
     a->timeout_ns = timeout_ms * 1000000;
-    a->connection = vmm_machine_open_channel(vm, AGENT_PORT_NAME, error);
+    a->connection = vmm_machine_open_channel(vm, AGENT_PORT_NAME, &why);
     if (!a->connection) {
-        g_prefix_error(error, "%s: ", target);
+        if (g_error_matches(why, VMM_ERROR, VMM_ERROR_ABSENT))
+            set_absent(target, why->message, error);
+        else
+            g_propagate_prefixed_error(error, g_steal_pointer(&why), "%s: ", target);
         return NULL;
     }
     g_socket_set_blocking(g_socket_connection_get_socket(a->connection), FALSE);

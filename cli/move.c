@@ -54,6 +54,7 @@ static bool refuse(struct move *m, GError **error, const char *kind, const char 
 static bool connect_source_agent(struct move *m, GError **error)
 {
     g_autoptr(GError) why = NULL;
+    g_autofree char *text = NULL;
 
     if (vmm_machine_is_paused(m->source.vm))
         return refuse(m, error, "source-paused",
@@ -67,10 +68,10 @@ static bool connect_source_agent(struct move *m, GError **error)
         g_propagate_error(error, g_steal_pointer(&why));
         return false;
     }
-    cli_warn("%s", why->message);
-    return refuse(m, error, "source-agent",
-                  "the source guest runs no agent that could end the original: "
-                  "start one or pass --copy");
+    text = g_strdup_printf("the source guest runs no agent that could end the original, "
+                           "and --copy would do without: %s",
+                           why->message);
+    return refuse(m, error, "source-agent", text);
 }
 
 static bool open_both(struct move *m, GError **error)

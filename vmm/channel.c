@@ -125,8 +125,7 @@ static char *find_socket(VmmQmp *qmp, const char *port_name, const char *label, 
         g_set_error(error, VMM_ERROR, VMM_ERROR_CONNECT,
                     "port %s: another client is connected to its socket", port_name);
     else if (vmm_json_bool(chardev, "frontend-open", &open) && !open)
-        g_set_error(error, VMM_ERROR, VMM_ERROR_CONNECT,
-                    "port %s: nobody in the guest has opened it (is the agent running?)",
+        g_set_error(error, VMM_ERROR, VMM_ERROR_ABSENT, "nobody in the guest has opened port %s",
                     port_name);
     else
         return g_steal_pointer(&path);
@@ -144,7 +143,7 @@ GSocketConnection *vmm_channel_open(VmmQmp *qmp, const char *port_name, GError *
     for (size_t i = 0; i < G_N_ELEMENTS(roots) && !port; i++)
         port = find_port(qmp, roots[i], port_name, MAX_DEPTH);
     if (!port) {
-        g_set_error(error, VMM_ERROR, VMM_ERROR_UNSUPPORTED,
+        g_set_error(error, VMM_ERROR, VMM_ERROR_ABSENT,
                     "the machine has no virtio-serial port named %s", port_name);
         return NULL;
     }

@@ -32,6 +32,7 @@ enum vmm_error {
     VMM_ERROR_STATE,       // the machine is in a state that forbids this (migrating, shut down ...)
     VMM_ERROR_UNSUPPORTED, // this QEMU cannot do it; the message says what is missing
     VMM_ERROR_TIMEOUT,     // no answer in time
+    VMM_ERROR_ABSENT,      // of a guest agent: there is no such port, or nobody has it open
 };
 
 // Connects, checks that this is an x86-64 machine, finds its RAM. Does not pause it. Never prints.

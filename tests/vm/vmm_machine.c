@@ -352,7 +352,7 @@ static void test_channel(void)
     g_autoptr(VmmMachine) vm = open_machine();
 
     g_assert_null(vmm_machine_open_channel(vm, "org.vmgraft.none", &error));
-    g_assert_error(error, VMM_ERROR, VMM_ERROR_UNSUPPORTED);
+    g_assert_error(error, VMM_ERROR, VMM_ERROR_ABSENT);
     g_clear_error(&error);
     // The lab's broker is connected to its own port.
     g_assert_null(vmm_machine_open_channel(vm, "org.vmgraft.lab.0", &error));
