@@ -205,8 +205,16 @@ static char *resolve_file(const DaemonDomain *d, const char *to, GError **error)
     return NULL;
 }
 
+// vmgraft takes a number for an id. Elsewhere the name is better: messages have it.
+static const char *name_target(const struct daemon_request *r, const char *uuid)
+{
+    bool other = r->domain && (g_ascii_isdigit(*r->domain) || g_uuid_string_is_valid(r->domain));
+
+    return uuid && other ? uuid : r->domain;
+}
+
 static DaemonJob *start_command(DaemonDomain *d, const struct daemon_request *r, const char *file,
-                                GError **error)
+                                const char *target, GError **error)
 {
     const struct daemon_options *options = d->house->options;
     g_autofree char *out = daemon_journal_path(options->state, d->uuid, r->id, "out");
@@ -215,6 +223,7 @@ static DaemonJob *start_command(DaemonDomain *d, const struct daemon_request *r,
         .program = options->program,
         .uri = options->uri,
         .domain = d->uuid,
+        .target = name_target(r, target),
         .file = file,
         .out = out,
         .err = err,
@@ -239,7 +248,7 @@ static bool start_work(DaemonDomain *d, guint i, char *take_target, GError **err
     entry->started_us = g_get_real_time();
     entry->file = to ? daemon_job_file(r, to) : NULL;
     if (!daemon_journal_write(journal(d), d->uuid, r->id, entry, error) ||
-        !(d->work.job = start_command(d, r, entry->file, error)))
+        !(d->work.job = start_command(d, r, entry->file, target, error)))
         return false;
     g_message("%s: request %s: %s", d->name, r->id, r->text);
     set_answer(d, i, daemon_entry_copy(entry));

@@ -159,8 +159,8 @@ static GPtrArray *command_line(const struct daemon_job_spec *spec,
     g_ptr_array_add(argv, (char *)"--");
     g_ptr_array_add(argv, (char *)spec->domain);
     g_ptr_array_add(argv, request->process);
-    if (request->domain)
-        g_ptr_array_add(argv, request->domain);
+    if (spec->target)
+        g_ptr_array_add(argv, (char *)spec->target);
     g_ptr_array_add(argv, NULL);
     return argv;
 }

@@ -20,6 +20,7 @@ struct daemon_job_spec {
     const char *program; // the vmgraft command
     const char *uri;     // libvirt's, NULL: its default
     const char *domain;
+    const char *target;    // of a move
     const char *file;      // capture: where to
     const char *out, *err; // what the command says goes there
     int lock;              // daemon_journal_lock's

@@ -69,8 +69,15 @@ works() {
         exit 1" || fail "the subject does not get on in $1"
 }
 
+"$vmgraftd" --help | grep -q -- --allow-directory || fail "--help"
+"$vmgraftd" --nonsense 2>"$work/log"
+[ $? = 2 ] || fail "an option that is none"
 mkdir "$images"
 start_daemon
+until grep -q watching "$work/log"; do sleep 0.1; done
+timeout 1 "$vmgraftd" --vmgraft "$vmgraft" --state "$work/state" --allow-directory "$images" \
+    2>"$work/second"
+grep -q "held by another vmgraftd" "$work/second" || fail "two at once: $(cat "$work/second")"
 "$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" \
     --program "$subject=/usr/bin/move_subject" || exit 1
 "$lab" up "$b" --libvirt qemu:///system --memory 256 --agent "$agent" \
