@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // vmgraft restore: an image becomes a running process of a guest.
+#include <string.h>
+#include <unistd.h>
+
 #include "cli/agent_client.h"
 #include "cli/arrival.h"
 #include "cli/input.h"
@@ -22,12 +25,29 @@ static int64_t asleep_ns(FmtImage *img)
     return taken ? MAX(g_get_real_time() * 1000 - taken, 0) : -1;
 }
 
-static bool restore(struct cli *cli, struct restore *r, GError **error)
+// Whether an agent answers: whoever writes into our pipe is spared an image that nobody takes.
+static bool probe(struct cli *cli, const struct restore *r, GError **error)
 {
-    g_autoptr(FmtImage) img = cli_load_image(cli->operands[0], error);
     g_auto(cli_guest) target = {0};
     g_autoptr(CliAgent) agent = NULL;
-    bool placeable = img && cli_place_bytes(img) >= CLI_PLACE_MIN_BYTES;
+
+    if (!cli_guest_open_target(cli, cli->operands[1], false, &target, error))
+        return false;
+    agent = cli_agent_connect(cli, target.vm, cli->operands[1], r->timeout_ms, error);
+    return agent != NULL;
+}
+
+static bool restore(struct cli *cli, struct restore *r, GError **error)
+{
+    g_autoptr(FmtImage) img = NULL;
+    g_auto(cli_guest) target = {0};
+    g_autoptr(CliAgent) agent = NULL;
+    bool placeable;
+
+    if (strcmp(cli->operands[0], "-") == 0 && !isatty(STDIN_FILENO) && !probe(cli, r, error))
+        return false;
+    img = cli_load_image(cli->operands[0], error);
+    placeable = img && cli_place_bytes(img) >= CLI_PLACE_MIN_BYTES;
 
     if (!img || !cli_guest_open_target(cli, cli->operands[1], placeable, &target, error))
         return false;
@@ -106,6 +126,7 @@ const struct cli_command cli_cmd_restore = {
         "behind. FILE may be - for standard input.",
     .examples = "  vmgraft restore job.vmg qmp:/run/b.sock\n"
                 "  vmgraft restore --new-pid-namespace job.vmg qmp:/run/b.sock\n"
-                "  zstd -dc job.vmg.zst | vmgraft restore - qmp:/run/b.sock",
+                "  zstd -dc job.vmg.zst | vmgraft restore - qmp:/run/b.sock\n"
+                "  vmgraft capture web 4009 -o - | ssh HOST vmgraft restore - web2",
     .run = run,
 };

@@ -120,7 +120,10 @@ for command in inspect verify "convert --to core -o $work/core" "restore --quiet
         "$vmgraft" "$name" "$@" "$work/noise" "${operands[@]}"
     check "$name: short image" 1 "$work/short" "$vmgraft" "$name" "$@" "$work/short" "${operands[@]}"
     check "$name: a folder" 1 "$work" "$vmgraft" "$name" "$@" "$work" "${operands[@]}"
-    check "$name: nothing on stdin" 1 "standard input" "$vmgraft" "$name" "$@" - "${operands[@]}"
+    # A guest that cannot take the image is found out before anything is read.
+    nothing="standard input"
+    [ "$name" = restore ] && nothing="$work/none"
+    check "$name: nothing on stdin" 1 "$nothing" "$vmgraft" "$name" "$@" - "${operands[@]}"
 done
 [ -e "$work/core" ] && echo "not ok: a failed convert left a file" && failures=$((failures + 1))
 check "convert without a format" 2 "--to takes" "$vmgraft" convert "$work/short" -o "$work/core"

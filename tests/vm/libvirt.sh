@@ -49,6 +49,12 @@ works() {
     echo "ok: $2"
 }
 
+# end_in GUEST: the subject is killed there, and nothing of it is left.
+end_in() {
+    "$lab" exec "$1" -- sh -c "killall -9 move_subject
+        while pidof move_subject || [ -e /proc/$pid ]; do sleep 0.1; done" >"$work/out"
+}
+
 "$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" \
     --program "$subject=/usr/bin/move_subject" || exit 1
 "$lab" up "$b" --libvirt qemu:///system --memory 256 --agent "$agent" --share-ram on \
@@ -75,7 +81,27 @@ status 0 "$vmgraft" capture --leave-paused "$a" "$pid" -o "$work/paused.vmg"
 # Who was paused stays paused.
 status 0 "$vmgraft" capture "$a" "$pid" -o "$work/still.vmg"
 [ "$(state "$a")" = "paused (user)" ] || fail "suspended before: $(state "$a")"
+# It may run for a moment where a process is in the middle of something, and is paused in the end,
+# though vmgraft be killed.
 virsh resume "$a" >"$work/out"
+busy=$("$lab" exec "$a" --detach -- dd if=/dev/zero of=/dev/null bs=1) || fail "no dd"
+for delay in "" "" "" 0.2 0.3 0.4 0.5; do
+    virsh suspend "$a" >"$work/out"
+    if [ -z "$delay" ]; then
+        status 0 "$vmgraft" capture --let-run --deadline 30 "$a" "$busy" \
+            -o "$work/busy.vmg"
+    else
+        timeout -s KILL $delay "$vmgraft" capture --let-run "$a" "$busy" -o "$work/busy.vmg" \
+            2>"$work/err"
+        for _ in $(seq 100); do
+            [ "$(state "$a")" != "paused (user)" ] || break
+            sleep 0.1
+        done
+    fi
+    [ "$(state "$a")" = "paused (user)" ] || fail "--let-run: $(state "$a")"
+    virsh resume "$a" >"$work/out"
+done
+"$lab" exec "$a" -- kill "$busy"
 works "$a" "captured, suspended, resumed"
 
 # Killed while it holds the domain: the watchdog lets it go on.
@@ -97,12 +123,53 @@ works "$b" "moved"
 status 0 "$vmgraft" migrate "$b" "$pid" "$a"
 works "$a" "moved back"
 status 0 "$vmgraft" restore "$work/a.vmg" "$b"
-"$lab" exec "$b" -- kill -9 "$pid"
+end_in "$b"
+
+# As a stream: neither side seeks, both live on. What goes wrong on one side ends the other.
+"$vmgraft" capture "$a" "$pid" -o - 2>"$work/err" | cat | "$vmgraft" restore - "$b" 2>>"$work/err" ||
+    fail "capture | restore"
+works "$a" "captured into a pipe"
+works "$b" "restored out of a pipe"
+"$vmgraft" capture "$a" "$pid" -o - 2>"$work/err" | "$vmgraft" restore - "$b" 2>>"$work/err"
+[ "${PIPESTATUS[*]}" = "0 3" ] || fail "a pid that is taken: exit codes ${PIPESTATUS[*]}"
+works "$b" "a second one is refused"
+end_in "$b"
+"$vmgraft" capture "$a" "$pid" -o - 2>"$work/err" | head -c 1000000 |
+    "$vmgraft" restore - "$b" 2>>"$work/err"
+[ "${PIPESTATUS[2]}" = 1 ] || fail "cut off: exit codes ${PIPESTATUS[*]}"
+"$lab" exec "$b" -- kill -0 "$pid" 2>/dev/null && fail "cut off: something lives in $b"
+"$vmgraft" capture "$a" 999999 -o - 2>"$work/err" | "$vmgraft" restore - "$b" 2>>"$work/err"
+[ "${PIPESTATUS[*]}" = "1 1" ] || fail "nothing to capture: exit codes ${PIPESTATUS[*]}"
+works "$a" "streams that came to nothing"
 
 # libvirtd is started anew: domains live on, and so does what we can do with them.
 "$RESTART_LIBVIRTD" || fail "libvirtd does not start again"
 status 0 "$vmgraft" capture "$a" "$pid" -o "$work/a.vmg"
 works "$a" "libvirtd started anew"
+
+# Where the agent is missing: it is said once, with what helps; an image needs none.
+"$lab" exec "$b" -- sh -c 'mv /usr/sbin/vmgraft-agent /usr/sbin/away; kill $(pidof vmgraft-agent)'
+for _ in $(seq 50); do
+    "$lab" exec "$b" -- pidof vmgraft-agent >"$work/out" || break
+    sleep 0.1
+done
+child=$("$lab" exec "$b" --detach -- sleep 1000) || fail "no sleep"
+for command in "restore $work/a.vmg $b" "migrate $a $pid $b" "migrate --copy $a $pid $b" \
+    "agent status $b"; do
+    # shellcheck disable=SC2086
+    status 1 "$vmgraft" $command
+    says "$b: vmgraft-agent does not run in this guest"
+    says "\`vmgraft agent install $b\`"
+    [ "$(grep -c agent "$work/err")" = 1 ] || fail "said more than once: $command"
+done
+status 3 "$vmgraft" migrate "$b" "$child" "$a"
+says "runs no agent that could end the original"
+says "\`vmgraft agent install $b\`"
+yes | "$vmgraft" restore - "$b" 2>"$work/err"
+[ "${PIPESTATUS[*]}" = "141 1" ] || fail "no agent: the image is read nevertheless"
+says "\`vmgraft agent install $b\`"
+status 0 "$vmgraft" capture "$b" "$child" -o "$work/none.vmg"
+works "$a" "no agent in the other guest"
 
 # What cannot be.
 status 1 "$vmgraft" ps no-such-domain
