@@ -2,6 +2,8 @@
 // The pause loop: takes a process tree at a moment at which all its threads are at a safe point.
 #include "cli/capture.h"
 
+#include <string.h>
+
 #include "cli/refusal.h"
 #include "cli/signals.h"
 #include "cli/version.h"
@@ -11,6 +13,8 @@
 // many takes.
 #define TAKES_A_STEP 8
 #define MAX_STEPS    5
+
+#define MAX_CARRIED_BYTES (G_GUINT64_CONSTANT(4) << 30)
 
 struct take {
     struct cli_guest *guest;
@@ -135,6 +139,29 @@ FmtImage *cli_capture(struct cli *cli, struct cli_guest *guest,
         fmt_image_head(img)->writer = g_strdup("vmgraft " CLI_VERSION);
     *ret = stats;
     return g_steal_pointer(&img);
+}
+
+bool cli_parse_carry(const struct cli_carry *carry, uint64_t *ret_bytes, GError **error)
+{
+    const char *limit = carry->limit ? carry->limit : "1M", units[] = "KMG";
+    char *end;
+    guint64 n = g_ascii_strtoull(limit, &end, 10);
+    const char *unit = *end ? strchr(units, g_ascii_toupper(*end)) : NULL;
+    const unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+
+    if (!g_ascii_isdigit(*limit) || (*end && (!unit || end[1])) || n == 0 ||
+        n > MAX_CARRIED_BYTES >> shift) {
+        g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE,
+                    "--carry-limit takes a size from 1 to 4G, such as 65536, 64K or 16M");
+        return false;
+    }
+    *ret_bytes = carry->files || carry->limit ? n << shift : 0;
+    return true;
+}
+
+void cli_carry_clear(struct cli_carry *carry)
+{
+    g_clear_pointer(&carry->limit, g_free);
 }
 
 void cli_capture_add_json(const struct cli_capture_stats *stats, struct json_object *obj)

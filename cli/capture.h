@@ -8,6 +8,32 @@
 
 #define CLI_CAPTURE_DEADLINE_S 2.0
 
+// The options that take files along, as given.
+typedef struct cli_carry {
+    gboolean files;
+    char *limit; // NULL: the default
+} cli_carry;
+
+#define CLI_CARRY_OPTIONS(carry)                                                                   \
+    {"carry-files",                                                                                \
+     0,                                                                                            \
+     0,                                                                                            \
+     G_OPTION_ARG_NONE,                                                                            \
+     &(carry)->files,                                                                              \
+     "Take small regular files along, for a target that lacks them",                               \
+     NULL},                                                                                        \
+    {                                                                                              \
+        "carry-limit", 0, 0, G_OPTION_ARG_STRING, &(carry)->limit,                                 \
+            "Files of up to this size are small: bytes, or with K, M, G (default 1M); implies "    \
+            "--carry-files",                                                                       \
+            "SIZE"                                                                                 \
+    }
+
+// The carry_bytes of a capture.
+bool cli_parse_carry(const struct cli_carry *carry, uint64_t *ret_bytes, GError **error);
+void cli_carry_clear(struct cli_carry *carry);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(cli_carry, cli_carry_clear)
+
 struct cli_capture_stats {
     uint64_t pause_ns; // of the take that succeeded; 0 where the guest was left or found paused
     int64_t taken_ns;  // CLOCK_MONOTONIC of the host at that pause

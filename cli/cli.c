@@ -162,10 +162,11 @@ enum cli_exit cli_fail(struct cli *cli, const GError *error)
     return exit_code(error);
 }
 
-enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, const GPtrArray *reasons)
+enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, GPtrArray *reasons)
 {
     if (!g_error_matches(error, CLI_ERROR, CLI_ERROR_REFUSED))
         return cli_fail(cli, error);
+    cli_reasons_sort(reasons);
     g_autofree char *allowable = cli_reasons_allowable(reasons);
     cli_warn("%s", error->message);
     for (guint i = 0; i < reasons->len; i++) {

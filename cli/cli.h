@@ -67,8 +67,9 @@ bool cli_check_seconds(double seconds, const char *option, int64_t *ret_ms, GErr
 
 // Says what went wrong, on stderr, and returns the exit code for it.
 enum cli_exit cli_fail(struct cli *cli, const GError *error);
-// The same; the reasons (char *) of CLI_ERROR_REFUSED each on a line, with --json on stdout too.
-enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, const GPtrArray *reasons);
+// The same; the reasons (char *) of CLI_ERROR_REFUSED each on a line, by pid and descriptor, with
+// --json on stdout too.
+enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, GPtrArray *reasons);
 // A line on stderr, unless --quiet; cli_debug: only with --verbose.
 void cli_note(const struct cli *cli, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void cli_debug(const struct cli *cli, const char *format, ...) G_GNUC_PRINTF(2, 3);

@@ -14,6 +14,8 @@ struct options {
     char *output;
     char **allow;
     GPtrArray *kinds; // of allow; borrowed
+    struct cli_carry carry;
+    uint64_t carry_bytes;
     gboolean forensic, leave_paused, let_run;
     double deadline;
     uint32_t pid;
@@ -32,6 +34,7 @@ static bool check(struct cli *cli, struct options *o, GError **error)
         return false;
     }
     return cli_parse_allow(o->allow, o->kinds, error) &&
+           cli_parse_carry(&o->carry, &o->carry_bytes, error) &&
            cli_select_check(cli->operands[1], error) &&
            cli_check_seconds(o->deadline, "--deadline", &o->deadline_ms, error);
 }
@@ -66,8 +69,10 @@ static void report_losses(const FmtImage *img)
     struct fmt_note *note;
 
     for (size_t i = 0; FMT_NEXT(img, NOTE, i, note); i++) {
+        g_autofree char *text = cli_reason(note->pid, note->fd, note->kind, note->text);
+
         if (note->level != FMT_NOTE_INFO)
-            cli_warn("%s: %s", note->kind, note->text);
+            cli_warn("%s", text);
     }
 }
 
@@ -90,6 +95,7 @@ static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GErr
         .pid = o->pid,
         .forensic = o->forensic,
         .allow = o->kinds,
+        .carry_bytes = o->carry_bytes,
         .source = guest.target,
     };
 
@@ -119,6 +125,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
          "A guest that was paused may run for some ms, if that is needed to take it", NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.allow,
          "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
+        CLI_CARRY_OPTIONS(&o.carry),
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &o.deadline,
          "Give up when no moment within this time was safe (default 2)", "SECONDS"},
         G_OPTION_ENTRY_NULL,
@@ -135,6 +142,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     }
     g_free(o.output);
     g_strfreev(o.allow);
+    cli_carry_clear(&o.carry);
     return exit;
 }
 

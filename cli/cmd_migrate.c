@@ -38,6 +38,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     double timeout = CLI_AGENT_TIMEOUT_S, deadline = CLI_CAPTURE_DEADLINE_S;
     gboolean copy = FALSE, new_pid_namespace = FALSE;
     g_auto(GStrv) allow = NULL;
+    g_auto(cli_carry) carry = {0};
     const GOptionEntry entries[] = {
         {"copy", 0, 0, G_OPTION_ARG_NONE, &copy,
          "The original lives on (needs no agent in the source)", NULL},
@@ -45,6 +46,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
          "Keep the pids, in a pid namespace of their own", NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &allow,
          "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
+        CLI_CARRY_OPTIONS(&carry),
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &deadline,
          "Give up when no moment within this time was safe (default 2)", "SECONDS"},
         CLI_AGENT_TIMEOUT_OPTION(&timeout),
@@ -62,7 +64,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     o.copy = copy;
     o.new_pid_namespace = new_pid_namespace;
     o.process = cli->operands[1];
-    if (!cli_parse_allow(allow, kinds, &error) || !cli_select_check(o.process, &error) ||
+    if (!cli_parse_allow(allow, kinds, &error) ||
+        !cli_parse_carry(&carry, &o.carry_bytes, &error) || !cli_select_check(o.process, &error) ||
         !cli_check_seconds(deadline, "--deadline", &o.deadline_ms, &error) ||
         !cli_check_seconds(timeout, "--agent-timeout", &o.timeout_ms, &error))
         return cli_fail(cli, error);

@@ -7,12 +7,12 @@ _vmgraft() {
     local -A options=(
         [ps]="--all --json"
         [show]="--json"
-        [capture]="--output --forensic --leave-paused --let-run --allow --deadline --json"
+        [capture]="--output --forensic --leave-paused --let-run --allow --carry-files --carry-limit --deadline --json"
         [inspect]="--json"
         [verify]=""
         [convert]="--to --output --pid"
         [restore]="--new-pid-namespace --agent-timeout --json"
-        [migrate]="--copy --new-pid-namespace --allow --deadline --agent-timeout --json"
+        [migrate]="--copy --new-pid-namespace --allow --carry-files --carry-limit --deadline --agent-timeout --json"
         [agent]="--agent-timeout --json"
     )
 

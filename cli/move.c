@@ -120,14 +120,36 @@ static void note_sleepers(struct move *m)
                   error ? error->message : "the guest does not go on");
 }
 
+// The agent refuses. What the capture would refuse as well is to be told along with that; whether
+// it would succeed does not matter.
+static void add_refusals(struct move *m)
+{
+    const struct intro_capture_options options = {
+        .pid = m->options->pid,
+        .records_only = true,
+        .allow = m->options->allow,
+        .source = m->source_name,
+    };
+    struct cli_capture_stats stats;
+
+    fmt_image_unref(cli_capture(m->cli, &m->source, &options, m->options->deadline_ms,
+                                CLI_AFTER_RESUME, &stats, m->reasons, NULL));
+}
+
 static bool freeze(struct move *m, GError **error)
 {
+    g_autoptr(GError) why = NULL;
+
     if (m->options->copy)
         return true;
     note_sleepers(m);
     if (!cli_agent_freeze(m->source_agent, m->options->pid, m->pids, &m->tracer_pid, m->reasons,
-                          error))
+                          &why)) {
+        if (g_error_matches(why, CLI_ERROR, CLI_ERROR_REFUSED))
+            add_refusals(m);
+        g_propagate_error(error, g_steal_pointer(&why));
         return false;
+    }
     m->still_since_ns = cli_now_ns();
     m->phase = PHASE_FROZEN;
     cli_debug(m->cli, "%s: %u processes are frozen", m->source_name, m->pids->len);
@@ -149,6 +171,7 @@ static bool capture(struct move *m, GError **error)
     const struct intro_capture_options options = {
         .pid = m->options->pid,
         .allow = m->options->allow,
+        .carry_bytes = m->options->carry_bytes,
         .frozen_by = m->tracer_pid,
         .source = m->source_name,
         .sleepers = m->sleepers,

@@ -24,9 +24,10 @@ struct cli_move_options {
     uint32_t pid;
     bool copy; // the original lives on: no freeze, no finish
     bool new_pid_namespace;
-    GPtrArray *allow;    // as in struct intro_capture_options
-    int64_t deadline_ms; // for a safe moment
-    int64_t timeout_ms;  // of the agents
+    GPtrArray *allow;     // as in struct intro_capture_options
+    uint64_t carry_bytes; // likewise
+    int64_t deadline_ms;  // for a safe moment
+    int64_t timeout_ms;   // of the agents
 };
 
 struct cli_move_result {

@@ -59,6 +59,24 @@ static struct parts split(const char *reason)
     return parts;
 }
 
+static int by_holder(gconstpointer a, gconstpointer b)
+{
+    struct parts x = split(*(char *const *)a), y = split(*(char *const *)b);
+
+    g_free(x.kind);
+    g_free(y.kind);
+    if (x.pid != y.pid)
+        return x.pid < y.pid ? -1 : 1;
+    if (x.fd != y.fd)
+        return x.fd < y.fd ? -1 : 1;
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+void cli_reasons_sort(GPtrArray *reasons)
+{
+    g_ptr_array_sort(reasons, by_holder);
+}
+
 struct json_object *cli_reasons_json(const GPtrArray *reasons)
 {
     struct json_object *list = json_object_new_array();

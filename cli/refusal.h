@@ -8,6 +8,9 @@
 // where there is none. Owned by the caller. The agent writes its own in the same way.
 char *cli_reason(uint64_t pid, int64_t fd, const char *kind, const char *text);
 
+// Orders reasons (char *) by pid, descriptor and kind.
+void cli_reasons_sort(GPtrArray *reasons);
+
 // An array of {kind, pid, fd, text} from reasons (char *); pid and fd only where there is one.
 struct json_object *cli_reasons_json(const GPtrArray *reasons);
 

@@ -131,6 +131,8 @@ enum fmt_contents {
     FMT_CONTENTS_NONE,    // they do not: the target has the file
     FMT_CONTENTS_DELETED, // the file has no name: the target makes one like it
     FMT_CONTENTS_CARRIED, // made in the target where it is missing, compared where it is not
+    FMT_CONTENTS_PARTLY,  // not carried: some of it was not in the source's memory
+    FMT_CONTENTS_LARGE,   // not carried: larger than what was to be carried
 };
 
 enum fmt_socket_state {

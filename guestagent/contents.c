@@ -93,16 +93,31 @@ static bool shm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t o
     return !data || agent_shm_write(r, pages->owner, offset, data, size, error);
 }
 
-// A file with this inode, open for reading, and its path.
-static const struct fmt_file *inode_file(AgentRestore *r, uint64_t inode)
+// A file with this inode, open for one of these (1: reading, 2: writing), and its path.
+static const struct fmt_file *inode_file(AgentRestore *r, uint64_t inode, uint64_t mode)
 {
     const struct fmt_file *f;
 
     for (size_t i = 0; FMT_NEXT(r->img, FILE, i, f); i++) {
-        if (f->object == inode && f->mode & 1 && agent_file_fd(r, f->rec.objref) >= 0)
+        if (f->object == inode && f->mode & mode && agent_file_fd(r, f->rec.objref) >= 0)
             return f;
     }
     return NULL;
+}
+
+// A file that was carried and is here: it must be the same, also where the process only writes.
+static bool compare_carried(AgentRestore *r, const struct fmt_file *f, uint64_t offset,
+                            const void *data, uint64_t size, GError **error)
+{
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", agent_file_fd(r, f->rec.objref));
+    const int fd = open(self, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    bool same;
+
+    if (fd < 0)
+        return agent_fail_errno(error, "%s", f->path);
+    same = agent_contents_compare(r, fd, f->path, offset, data, size, error);
+    close(fd);
+    return same;
 }
 
 /*
@@ -152,12 +167,15 @@ static bool new_data(int fd, uint64_t offset, const void *data, uint64_t size, u
 static bool inode_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
                         const void *data, uint64_t size, GError **error)
 {
-    const struct fmt_file *f = inode_file(r, pages->owner);
+    const struct fmt_file *f = inode_file(r, pages->owner, 1);
     const int new_file = agent_inode_fd(r, pages->owner);
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, pages->owner, FMT_INODE);
 
     if (new_file >= 0)
         return new_data(new_file, offset, data, size, inode->size_bytes, error);
+    if (!f && inode->contents == FMT_CONTENTS_CARRIED &&
+        (f = inode_file(r, pages->owner, 2)) != NULL)
+        return compare_carried(r, f, offset, data, size, error);
     if (!f)
         return true; // nobody can read it: nothing to compare
     const int fd = agent_file_fd(r, f->rec.objref);

@@ -198,6 +198,15 @@ static bool handle(struct restore_job *rj, const struct agent_frame *frame, GErr
     return false;
 }
 
+// Contents are compared as they come in, long after the plan.
+static void refuse(struct restore_job *rj, const GError *error, const char *kind)
+{
+    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(g_free);
+
+    g_ptr_array_add(list, g_strdup_printf("%s: %s", kind, error->message));
+    agent_job_send(rj->job, AGENT_REFUSED, agent_json_strings("reasons", list));
+}
+
 void agent_job_restore(struct agent_job *job, struct json_object *request)
 {
     struct restore_job rj = {
@@ -220,7 +229,9 @@ void agent_job_restore(struct agent_job *job, struct json_object *request)
     while (!rj.over && !error && agent_job_wait(job, -1, -1, &frame) == AGENT_JOB_FRAME) {
         if (!handle(&rj, &frame, &error)) {
             undo(&rj);
-            if (!rj.over)
+            if (!rj.over && g_error_matches(error, AGENT_ERROR, AGENT_ERROR_MISMATCH))
+                refuse(&rj, error, "file-contents");
+            else if (!rj.over)
                 agent_job_fail(job, error ? error->message : "the image cannot be restored");
             rj.over = true;
         }

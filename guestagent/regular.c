@@ -57,6 +57,30 @@ static void plan_direct(AgentRestore *r, const struct fmt_file *f, const char *p
         close(probe);
 }
 
+static void plan_missing(AgentRestore *r, const struct fmt_file *f, const struct fmt_inode *inode,
+                         const char *path)
+{
+    static const char *const why[] = {
+        [FMT_CONTENTS_PARTLY] = " (not carried: not all of it was in the source's memory)",
+        [FMT_CONTENTS_LARGE] = " (not carried: it is larger than --carry-files says)",
+    };
+    const int saved = errno;
+    struct stat st;
+    uint64_t pid;
+    int64_t fd;
+
+    agent_file_user(r, f->rec.objref, &pid, &fd);
+    // A symbolic link that leads nowhere is something of that name, too.
+    if (saved == ENOENT && inode->contents == FMT_CONTENTS_CARRIED && has_parent(path) &&
+        lstat(path, &st) < 0)
+        agent_note(r, "carried", pid, fd, "%s was missing and came along", path);
+    else
+        agent_refuse(r, "file-missing", pid, fd, "%s: %s%s", path, g_strerror(saved),
+                     inode->contents < G_N_ELEMENTS(why) && why[inode->contents]
+                         ? why[inode->contents]
+                         : "");
+}
+
 static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const char *type_name)
 {
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
@@ -76,8 +100,7 @@ static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const c
     }
     path = agent_file_path(r, f);
     if ((type == S_IFLNK ? lstat : stat)(path, &st) < 0) {
-        if (errno != ENOENT || inode->contents != FMT_CONTENTS_CARRIED || !has_parent(path))
-            agent_refuse(r, "file-missing", pid, fd, "%s: %s", path, g_strerror(errno));
+        plan_missing(r, f, inode, path);
     } else if ((st.st_mode & S_IFMT) != type) {
         agent_refuse(r, "file-type", pid, fd, "%s is no %s on this machine", path, type_name);
     } else if (type == S_IFREG && !(f->flags & O_PATH)) {

@@ -100,13 +100,51 @@ const struct agent_aspect agent_aspect_thread = {
     .finish_task = finish_task,
 };
 
+// Whether a signal would go by unnoticed.
+static bool is_ignored(const AgentTask *t, uint64_t signo)
+{
+    const FmtImage *img = t->proc->r->img;
+    const struct fmt_sigaction *action;
+
+    if (t->rec->blocked >> (signo - 1) & 1)
+        return false;
+    for (size_t i = 0; FMT_NEXT(img, SIGACTION, i, action); i++)
+        if (action->sighand == t->proc->rec->sighand && action->signo == signo &&
+            action->handler != (uint64_t)(uintptr_t)SIG_DFL)
+            return action->handler == (uint64_t)(uintptr_t)SIG_IGN;
+    return signo == SIGCHLD || signo == SIGCONT || signo == SIGURG || signo == SIGWINCH;
+}
+
+// The root's parent is the agent's process of this restore, which ends at release: a signal that
+// the end of the parent sends would come at once. That of the source stays behind anyway.
+static bool has_lasting_parent(const AgentTask *t)
+{
+    return t->proc->parent || is_ignored(t, t->rec->pdeath_signal);
+}
+
+static void plan_parent_death(AgentRestore *r)
+{
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        for (guint j = 0; j < p->tasks->len; j++) {
+            const AgentTask *t = g_ptr_array_index(p->tasks, j);
+
+            if (t->rec->pdeath_signal - 1 < 64 && !has_lasting_parent(t))
+                agent_note(r, "parent-death", p->rec->pid, -1,
+                           "its parent stays behind: no signal will tell of its end");
+        }
+    }
+}
+
 // What a change of credentials clears.
 static bool after_cred(AgentTask *t, GError **error)
 {
     const struct agent_tracee *tr = &t->tracee;
 
-    if (t->rec->pdeath_signal && !agent_remote(tr, "PR_SET_PDEATHSIG", SYS_prctl, NULL, error,
-                                               PR_SET_PDEATHSIG, t->rec->pdeath_signal))
+    if (t->rec->pdeath_signal - 1 < 64 && has_lasting_parent(t) &&
+        !agent_remote(tr, "PR_SET_PDEATHSIG", SYS_prctl, NULL, error, PR_SET_PDEATHSIG,
+                      t->rec->pdeath_signal))
         return false;
     return t != agent_leader(t->proc) || agent_remote(tr, "PR_SET_DUMPABLE", SYS_prctl, NULL, error,
                                                       PR_SET_DUMPABLE, t->proc->mm->dumpable == 1);
@@ -114,5 +152,6 @@ static bool after_cred(AgentTask *t, GError **error)
 
 const struct agent_aspect agent_aspect_after_cred = {
     .name = "dumpable",
+    .plan = plan_parent_death,
     .finish_task = after_cred,
 };

@@ -70,6 +70,16 @@ static bool is_in_use(const struct sockaddr_un *addr, socklen_t len)
     return failed == 0 || failed == EPROTOTYPE || failed == EPERM || failed == EACCES;
 }
 
+// An abstract name; each type of socket has its own names.
+static bool is_taken(const struct sockaddr_un *addr, socklen_t len, uint64_t type)
+{
+    const int fd = socket(AF_UNIX, (int)type | SOCK_CLOEXEC, 0);
+    const bool taken = bind(fd, (const struct sockaddr *)addr, len) < 0 && errno == EADDRINUSE;
+
+    close(fd);
+    return taken;
+}
+
 static void plan_path(AgentRestore *r, const struct agent_sock *s, uint64_t pid, int64_t fd)
 {
     g_autofree char *path = real_path(r, s->unix_rec->path), *dir = g_path_get_dirname(path);
@@ -108,7 +118,7 @@ void agent_sock_name_plan(AgentRestore *r, const struct agent_sock *s)
     if (len == 0 || len > sizeof addr.sun_path ||
         (!is_abstract(s) && memchr(name_of(s, &len), 0, len)))
         agent_refuse(r, "socket", pid, fd, "a socket has an impossible name");
-    else if (is_abstract(s) && is_in_use(&addr, own_address(s, &addr)))
+    else if (is_abstract(s) && is_taken(&addr, own_address(s, &addr), s->rec->type))
         agent_refuse(r, "socket-name", pid, fd,
                      "the abstract name @%.*s of a socket is in use on this machine", (int)len - 1,
                      addr.sun_path + 1);

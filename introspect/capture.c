@@ -202,8 +202,8 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
     intro_file_check_owners(c);
     return intro_later_run(c, error) && intro_unix_check_peers(c, error) && intro_ipc(c, error) &&
            intro_locks(c, error) && intro_mqueue_check_peers(c, error) &&
-           intro_mm_check_peers(c, error) && intro_pipe_check_peers(c, error) &&
-           intro_shm_check_peers(c, error);
+           intro_mm_check_peers(c, error) && intro_tables_check_peers(c, error) &&
+           intro_pipe_check_peers(c, error) && intro_shm_check_peers(c, error);
 }
 
 static bool take(struct intro_ctx *c, const struct vmm_clock *machine, GError **error)

@@ -60,6 +60,21 @@ static void note_apparmor(struct intro_ctx *c, IntroReader *r, struct gva cred)
                name ? name : "");
 }
 
+// A thread that restricts itself would be free in the target.
+static void refuse_landlock(struct intro_ctx *c, IntroReader *r, struct gva cred)
+{
+    struct gva initialized, sizes;
+
+    if (!intro_symbol(c->k, "landlock_initialized", &initialized, NULL) ||
+        !intro_symbol(c->k, "landlock_blob_sizes", &sizes, NULL) || !intro_has(c->k, M_blob_cred) ||
+        !intro_has(c->k, M_cred_security) || !(rd_u32_at(r, initialized) & 0xff))
+        return;
+    struct gva blob = rd_ptr(r, cred, M_cred_security);
+    // struct landlock_cred_security begins with its domain.
+    if (blob.addr && rd_u64_at(r, GVA(blob.addr + rd(r, sizes, M_blob_cred))))
+        intro_refuse(c, "landlock", "is restricted by Landlock");
+}
+
 static void note_security(struct intro_ctx *c, IntroReader *r, struct gva cred)
 {
     struct gva selinux;
@@ -68,6 +83,7 @@ static void note_security(struct intro_ctx *c, IntroReader *r, struct gva cred)
         if (rd_opt(r, cred, keyrings[i].member, 0))
             intro_note(c, FMT_NOTE_LOSS, "keyring", "%s", keyrings[i].text);
     note_apparmor(c, r, cred);
+    refuse_landlock(c, r, cred);
     if (intro_symbol(c->k, "selinux_state", &selinux, NULL) &&
         rd_opt(r, selinux, M_selinux_initialized, 0))
         intro_note(c, FMT_NOTE_LOSS, "security-label", "its SELinux context does not go along");

@@ -152,6 +152,7 @@ static const struct file_kind {
     {S_IFREG, "mqueue", NULL, FMT_FILE_MQUEUE, record_mqueue, NULL, NULL},
     {0, "hugetlbfs", NULL, REFUSED, "hugetlb", "memory of huge pages"},
     {0, "secretmem", NULL, REFUSED, "secret-memory", "secret memory"},
+    {0, "aio", NULL, REFUSED, "aio", "a ring of asynchronous I/O"},
     {0, "dmabuf", NULL, REFUSED, "device", "a buffer of a device"},
     {0, "anon_inodefs", "[eventfd", FMT_FILE_EVENTFD, intro_record_eventfd, NULL, NULL},
     {0, "anon_inodefs", "[eventpoll", FMT_FILE_EPOLL, intro_record_epoll, NULL, NULL},

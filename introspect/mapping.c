@@ -314,8 +314,8 @@ static bool capture_file(struct mapping *m, GError **error)
         return true;
     }
     if (file->kind != FMT_FILE_REG) {
-        intro_refuse(m->c, "mapping", "maps something at %" G_GINT64_MODIFIER "x that is no file",
-                     m->rec->start);
+        intro_refuse(m->c, "mapping", "maps %s at %" G_GINT64_MODIFIER "x, which is no file",
+                     file->path ? file->path : "something", m->rec->start);
         return true;
     }
     m->rec->kind = FMT_VMA_FILE;
@@ -343,6 +343,10 @@ static bool check_watched(struct mapping *m, GError **error)
     g_auto(IntroReader) r = INTRO_READER(m->c->k);
     struct gva uffd = GVA(rd_opt(&r, m->vma, M_vma_uffd, 0));
 
+    if (rd_opt(&r, m->vma, M_vma_policy, 0))
+        intro_note(m->c, FMT_NOTE_LOSS, "mempolicy",
+                   "the NUMA policy of its memory at %" G_GINT64_MODIFIER "x does not go along",
+                   m->rec->start);
     if (!rd_done(&r, error))
         return false;
     if (uffd.addr)

@@ -100,6 +100,8 @@ static bool check_users(struct intro_ctx *c, struct gva mm, GError **error)
         return false;
     if (aio.addr)
         intro_refuse(c, "aio", "has an asynchronous I/O context (io_setup)");
+    if (rd_opt(&r, mm, M_mm_lam, 0))
+        intro_refuse(c, "lam", "has tags in addresses (ARCH_ENABLE_TAGGED_ADDR)");
     return true;
 }
 

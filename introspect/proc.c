@@ -93,6 +93,7 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva liv
     struct gva signal = rd_ptr(&r, leader, M_task_signal);
     struct gva mm = rd_ptr(&r, living, M_task_mm), sighand = rd_ptr(&r, living, M_task_sighand);
     struct gva tty = rd_ptr(&r, signal, M_signal_tty);
+    struct gva autogroup = GVA(rd_opt(&r, signal, M_signal_autogroup, 0));
     uint64_t ref = proc->rec.objref;
 
     read_limits(&r, c, signal, ref);
@@ -107,6 +108,9 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva liv
     if (!rd_done(&r, error))
         return false;
     proc->cmdline = intro_cmdline(c->k, mm);
+    if (autogroup.addr && intro_has(c->k, M_autogroup_nice) && rd(&r, autogroup, M_autogroup_nice))
+        intro_note(c, FMT_NOTE_LOSS, "autogroup",
+                   "the nice value of its session's autogroup does not go along");
     if (tty.addr)
         intro_note(c, FMT_NOTE_LOSS, "terminal", "its controlling terminal does not go along");
 

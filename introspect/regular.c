@@ -90,12 +90,15 @@ bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **
 {
     bool whole;
 
-    if (inode->contents || inode->size_bytes > o->c->opt->carry_bytes || is_made_up(o->fstype))
+    if (inode->contents || is_made_up(o->fstype))
         return true;
+    if (inode->size_bytes > o->c->opt->carry_bytes) {
+        inode->contents = FMT_CONTENTS_LARGE;
+        return true;
+    }
     if (!intro_pagecache_is_whole(o->c->k, o->inode, is_in_memory(o->fstype), &whole, error))
         return false;
-    if (!whole)
-        return true;
-    inode->contents = FMT_CONTENTS_CARRIED;
-    return want_all(o, inode, FMT_PAGES_CLEAN, error);
+    // Whether the target needs it is not known here.
+    inode->contents = whole ? FMT_CONTENTS_CARRIED : FMT_CONTENTS_PARTLY;
+    return !whole || want_all(o, inode, FMT_PAGES_CLEAN, error);
 }

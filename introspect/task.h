@@ -32,6 +32,9 @@ uint64_t intro_task_nr(IntroReader *r, struct gva task, uint64_t level);
 bool intro_proc(struct intro_ctx *c, struct gva leader, GError **error);
 // prctl.c: what prctl has set for the thread.
 bool intro_prctl(struct intro_ctx *c, struct gva task, struct fmt_task *rec, GError **error);
+// outside.c, to be called when the whole tree has been read: refuses descriptor tables and
+// directories that somebody outside of the tree shares.
+bool intro_tables_check_peers(struct intro_ctx *c, GError **error);
 // namespace.c: refuses namespaces other than those of the guest's init.
 bool intro_namespaces(struct intro_ctx *c, struct gva task, GError **error);
 // thread.c: reads one thread into a TASK record of proc.

@@ -21,6 +21,8 @@
 #endif
 #define NICE_TO_PRIO_BASE 120 // DEFAULT_PRIO
 #define MAX_CPUMASK_BYTES 1024
+#define MAX_TRACEES       4096
+#define AUDIT_UID_UNSET   UINT32_MAX
 #define XFEATURE_AMX      (1ull << 18) // tile data
 #define PF_EXITING        0x4
 
@@ -46,6 +48,8 @@ static const struct {
 } lost[] = {
     {M_task_mempolicy, "mempolicy", "its NUMA memory policy does not go along"},
     {M_task_core_cookie, "core-scheduling", "its core scheduling group does not go along"},
+    {M_task_closid, "resctrl", "its group of resource control (resctrl) does not go along"},
+    {M_task_rmid, "resctrl", "its group of resource monitoring (resctrl) does not go along"},
 };
 
 static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
@@ -64,6 +68,9 @@ static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
     for (size_t i = 0; i < G_N_ELEMENTS(lost); i++)
         if (rd_opt(&r, task, lost[i].member, 0))
             intro_note(c, FMT_NOTE_LOSS, lost[i].kind, "%s", lost[i].text);
+    if ((uint32_t)rd_opt(&r, task, M_task_loginuid, AUDIT_UID_UNSET) != AUDIT_UID_UNSET)
+        intro_note(c, FMT_NOTE_LOSS, "audit",
+                   "the user id of its login (loginuid) does not go along");
     if (intro_xsave_permitted(&r, task) & XFEATURE_AMX)
         intro_refuse(c, "amx", "has asked for AMX tiles (ARCH_REQ_XCOMP_PERM)");
     return rd_done(&r, error);
@@ -81,6 +88,24 @@ static bool check_tracer(struct intro_ctx *c, struct gva task, GError **error)
     if (tracer && tracer != c->opt->frozen_by)
         intro_refuse(c, "ptraced", "is traced by process %" G_GUINT64_FORMAT, tracer);
     return true;
+}
+
+static bool refuse_tracee(struct gva node, void *user, GError **error)
+{
+    struct intro_ctx *c = user;
+    uint64_t tgid;
+
+    if (!intro_get(c->k, intro_container(c->k, node, M_task_ptrace_entry), M_task_tgid, &tgid,
+                   error))
+        return false;
+    intro_refuse(c, "tracer", "traces process %" G_GUINT64_FORMAT, tgid);
+    return true;
+}
+
+static bool check_tracees(struct intro_ctx *c, struct gva task, GError **error)
+{
+    return intro_walk_list(c->k, intro_member_addr(c->k, task, M_task_ptraced), MAX_TRACEES,
+                           refuse_tracee, c, error);
 }
 
 static GBytes *read_affinity(IntroReader *r, struct gva task)
@@ -186,9 +211,9 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
     rec->proc = proc->rec.objref;
     read_attributes(&r, c, task, rec);
     if (!rd_done(&r, error) || !check_refused(c, task, error) || !check_tracer(c, task, error) ||
-        !intro_namespaces(c, task, error) || !intro_sem_undo(c, task, rec, error) ||
-        !read_tables(c, task, rec, error) || !intro_seccomp(c, task, rec, error) ||
-        !intro_prctl(c, task, rec, error) ||
+        !check_tracees(c, task, error) || !intro_namespaces(c, task, error) ||
+        !intro_sem_undo(c, task, rec, error) || !read_tables(c, task, rec, error) ||
+        !intro_seccomp(c, task, rec, error) || !intro_prctl(c, task, rec, error) ||
         !intro_sigpending(c, intro_member_addr(c->k, task, M_task_pending), rec->rec.objref, error))
         return false;
     if (!intro_park(c, task, mm, rec, &busy)) {

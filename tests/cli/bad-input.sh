@@ -87,6 +87,15 @@ for command in capture migrate; do
     check_stdout "help of $command says what becomes of it" "end of file for readers, EPIPE for writers"
 done
 
+for limit in 0 -1 x 1X 1MM 5G 99999999999999999999 '' M; do
+    check "capture --carry-limit '$limit'" 2 "--carry-limit takes a size" \
+        "$vmgraft" capture --carry-limit="$limit" "qmp:$work/none" 5 -o "$work/out"
+done
+for limit in 1 4G 64k 4194304K; do
+    check "migrate --carry-limit $limit" 1 "$work/none" \
+        "$vmgraft" migrate --carry-limit "$limit" "qmp:$work/none" 5 "qmp:$work/none2"
+done
+
 # Output
 check "capture to nowhere" 2 "where to" "$vmgraft" capture "qmp:$work/none" 5
 check "capture to a folder that is not there" 1 "$work/no/out" \

@@ -120,7 +120,8 @@ def _quoted(path):
 
 def _qemu_argv(guest, kernel, options, port_path, hub):
     ram = "memory-backend-memfd,share=on" if options.share_ram == "on" else "memory-backend-ram"
-    append = ["console=ttyS0", "loglevel=5", "panic=-1", *options.append]
+    # The kernel takes an emulated timer for broken where the host is busy.
+    append = ["console=ttyS0", "loglevel=5", "panic=-1", "no_timer_check", *options.append]
     argv = [
         "qemu-system-x86_64", "-name", guest.name, "-nodefaults", "-no-user-config",
         "-display", "none", "-no-reboot",

@@ -89,15 +89,14 @@ class Round:
         source, target, pid = self.pair.a.target, self.pair.b.target, str(self.pids[self.pair.a])
         if not self.subject.refused:
             self.pids[self.pair.b] = int(pid)
-        allow = [f"--allow={kind}" for kind in self.subject.allow]
         if mode == "capture":
             image = str(self.folder / "image.vmg")
-            facts = self._vmgraft("capture", *DEADLINE, *allow, source, pid, "-o", image)
+            facts = self._vmgraft("capture", *DEADLINE, *self.subject.options, source, pid, "-o", image)
             if facts:
                 self._vmgraft("restore", image, target)
             return facts
-        return self._vmgraft("migrate", *DEADLINE, *(["--copy"] if mode == "copy" else []), *allow,
-                             source, pid, target)
+        return self._vmgraft("migrate", *DEADLINE, *(["--copy"] if mode == "copy" else []),
+                             *self.subject.options, source, pid, target)
 
     def run(self, mode, random):
         """Returns the pause of A in milliseconds."""

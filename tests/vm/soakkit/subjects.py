@@ -15,7 +15,7 @@ class Subject:
     slow: bool = False  # not unless asked for by name, or in a long soak
     modules: tuple = ()  # of the kernel, to be loaded in both guests
     refused: str = ""  # the kind of refusal that it must meet with, unharmed
-    allow: tuple = ()  # kinds of refusal that are to be allowed
+    options: tuple = ()  # of `vmgraft capture` and `migrate`
 
     def command(self, workdir, *more):
         return [workdir if word == "WORKDIR" else word for word in self.argv] + list(more)
@@ -23,6 +23,10 @@ class Subject:
 
 def _own(name, *arguments, program=None, **more):
     return Subject(name, (f"{HOME}/{program or name}", "WORKDIR", *arguments), **more)
+
+
+def _allow(*kinds):
+    return tuple(f"--allow={kind}" for kind in kinds)
 
 
 SUBJECTS = {subject.name: subject for subject in (
@@ -88,7 +92,10 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("timerfd"),
     _own("signalfd"),
     _own("epoll"),
-    _own("losses", allow=("bpf", "debug-registers", "device", "external-memory", "external-pipe",
+    _own("parent-death", "parent-death", program="carried", options=("--carry-files",)),
+    _own("refusals", refused="io_uring"),
+    _own("carried", options=("--carry-files",)),
+    _own("losses", options=_allow("bpf", "debug-registers", "device", "external-memory", "external-pipe",
                           "external-socket", "fanotify", "kernel-file", "kernel-object",
                           "namespace", "perf", "perf-event", "socket")),
     Subject("python", ("/usr/bin/python3", f"{HOME}/primes.py", "WORKDIR")),
