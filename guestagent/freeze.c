@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/audit.h>
+#include <linux/kcmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -38,6 +39,7 @@
 struct thread {
     pid_t tid, pid;
     bool stopped;
+    bool let_run;    // until it gives its memory back to who waits in vfork()
     bool seen;       // by wind_back
     bool wound_back; // is about to enter a call again that a signal would end
 };
@@ -242,6 +244,67 @@ static struct thread *find_unstopped(AgentFreeze *f)
     return NULL;
 }
 
+/*
+ * vfork() ends when the child has execed or ended, and by nothing else: a child that was stopped
+ * before that is let run until its parent goes on.
+ */
+static bool waits_in_vfork(pid_t tid)
+{
+    static const int calls[] = {SYS_vfork, SYS_clone, SYS_clone3, 190, 120}; // the last: of i386
+    struct procfs_status status;
+    const bool sleeps = procfs_read_status(tid, &status) && status.state == 'D';
+    const int nr = sleeps ? procfs_read_syscall(tid) : -1;
+
+    for (size_t i = 0; nr >= 0 && i < G_N_ELEMENTS(calls); i++)
+        if (nr == calls[i])
+            return true;
+    return false;
+}
+
+static void let_run(AgentFreeze *f, const struct thread *parent)
+{
+    struct procfs_status status;
+    GHashTableIter iter;
+    void *value;
+
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        struct thread *t = value;
+
+        if (!t->stopped || !procfs_read_status(t->tid, &status) || status.ppid != parent->pid ||
+            syscall(SYS_kcmp, t->tid, parent->tid, KCMP_VM, 0, 0) > 0)
+            continue;
+        t->stopped = false;
+        t->let_run = true;
+        ptrace(PTRACE_CONT, t->tid, NULL, NULL);
+    }
+}
+
+static void tend_vforks(AgentFreeze *f)
+{
+    GHashTableIter iter;
+    void *value;
+    bool waits = false;
+
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const struct thread *t = value;
+
+        if (!t->stopped && waits_in_vfork(t->tid)) {
+            waits = true;
+            let_run(f, t);
+        }
+    }
+    g_hash_table_iter_init(&iter, f->threads);
+    while (!waits && g_hash_table_iter_next(&iter, NULL, &value)) {
+        struct thread *t = value;
+
+        if (t->let_run && !t->stopped)
+            ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
+        t->let_run = false;
+    }
+}
+
 // Is a handler about to run? Then the program is meant to see EINTR.
 static bool handler_waits(pid_t tid)
 {
@@ -434,8 +497,10 @@ enum agent_freeze_state agent_freeze_step(AgentFreeze *f, GPtrArray *refusals, G
     struct procfs_status status;
 
     agent_freeze_reap(f);
-    if (g_hash_table_size(f->threads) > 0 && find_unstopped(f))
+    if (g_hash_table_size(f->threads) > 0 && find_unstopped(f)) {
+        tend_vforks(f);
         return AGENT_FREEZE_AGAIN;
+    }
     if (scan(f, refusals) > 0)
         return AGENT_FREEZE_AGAIN;
     if (refusals->len > 0)

@@ -94,6 +94,14 @@ char *procfs_describe_wait(pid_t tid)
     return name && *name && strcmp(name, "0") != 0 ? g_steal_pointer(&name) : NULL;
 }
 
+int procfs_read_syscall(pid_t tid)
+{
+    g_autofree char *text = read_file(tid, "syscall");
+    int nr;
+
+    return text && sscanf(text, "%d ", &nr) == 1 ? nr : -1;
+}
+
 bool procfs_find_vdso(pid_t pid, uint64_t *ret_start, uint64_t *ret_end)
 {
     g_autofree char *maps = read_file(pid, "maps");

@@ -21,6 +21,8 @@ GArray *procfs_list_threads(pid_t pid); // of pid_t, owned by the caller
 void procfs_append_children(pid_t pid, pid_t tid, GArray *ret);
 // The kernel function in which a thread sleeps, or NULL. Owned by the caller.
 char *procfs_describe_wait(pid_t tid);
+// The number of the system call that the thread waits in; -1 where it runs or is in none.
+int procfs_read_syscall(pid_t tid);
 
 // Reads memory of a process, whatever its protection.
 bool procfs_read_memory(pid_t pid, uint64_t addr, void *ret, size_t len);

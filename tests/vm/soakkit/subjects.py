@@ -68,6 +68,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("kin-sessions", "sessions", program="kin"),
     _own("kin-sharing", "sharing", program="kin"),
     _own("kin-leader", "leader", program="kin"),
+    _own("vforks"),
     _own("tids"),
     _own("syscalls"),
     _own("syscalls-static"),
