@@ -223,12 +223,10 @@ static bool check_ack(CliAgent *a, GError **error)
 // One sentence: what is missing, and the command that puts it there.
 static void set_absent(const char *target, const char *why, GError **error)
 {
-    bool domain = !g_str_has_prefix(target, "qmp:");
-
     g_set_error(error, CLI_ERROR, CLI_ERROR_AGENT,
-                "%s: vmgraft-agent does not run in this guest (%s): with the guest shut down, "
-                "`vmgraft agent install %s` puts it there",
-                target, why, domain ? target : "DISK");
+                "%s: vmgraft-agent does not run in this guest (%s): copy it there, it is one "
+                "static file, and start it as root; its port is " AGENT_PORT_NAME,
+                target, why);
 }
 
 CliAgent *cli_agent_connect(struct cli *cli, VmmMachine *vm, const char *target, int64_t timeout_ms,
