@@ -159,6 +159,13 @@ static bool is_holder(const struct intro_chain *chain, unsigned i)
     return false;
 }
 
+// What lies further out than a socket's own copy says that nothing has been done.
+static bool is_stale(const struct intro_chain *chain, unsigned i)
+{
+    return i > 0 && (intro_chain_is(chain, i - 1, "sock_write_iter") ||
+                     intro_chain_is(chain, i - 1, "sock_read_iter"));
+}
+
 // The innermost frame that has one decides.
 static enum found find(const struct search *s, const struct buffers *b, uint64_t *ret_done)
 {
@@ -166,6 +173,8 @@ static enum found find(const struct search *s, const struct buffers *b, uint64_t
 
     for (unsigned i = 0; i < chain->n; i++) {
         const uint64_t from = chain->frame[i];
+        if (is_stale(chain, i))
+            return NOWHERE;
         if (!is_holder(chain, i))
             continue;
         const enum found found =

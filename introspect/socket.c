@@ -13,6 +13,7 @@
  * long as a peer or a message points to it.
  */
 
+#define ERESTARTSYS          512       // include/linux/errno.h; no error for programs
 #define MAX_SCHEDULE_TIMEOUT INT64_MAX // "for ever", in jiffies
 #define JIFFIES_SHIFT        8         // kernel/time/jiffies.c, for 34 Hz and more
 #define MAX_FILTER_LEN       4096      // BPF_MAXINSNS
@@ -163,6 +164,9 @@ static void read_values(IntroReader *r, struct gva sk, struct fmt_socket *rec)
     rec->protocol = rd(r, sk, M_sk_protocol);
     rec->shutdown = rd(r, sk, M_sk_shutdown);
     rec->error = rd(r, sk, M_sk_err);
+    // Left by recvmmsg() when it is interrupted after its first message, by a stop for example.
+    if (rec->error == ERESTARTSYS)
+        rec->error = 0;
     rec->backlog = rd(r, sk, M_sk_max_ack_backlog);
     rec->options = read_options(r, sk);
     rec->sndbuf_bytes = rd(r, sk, M_sk_sndbuf);
