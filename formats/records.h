@@ -116,6 +116,7 @@ enum fmt_file_kind {
     FMT_FILE_PATH,          // object: INODE of any type; a place that is not open (O_PATH)
     FMT_FILE_MQUEUE = 20,   // object: MQUEUE
     FMT_FILE_SOCKET = 30,   // object: SOCKET
+    FMT_FILE_TTY = 32,      // object: TTY_FILE; other terminals are FMT_FILE_CHR
     FMT_FILE_EVENTFD = 42,  // object: EVENTFD
     FMT_FILE_SIGNALFD = 43, // object: EVENTFD
     FMT_FILE_TIMERFD = 44,  // object: TIMERFD
@@ -133,6 +134,26 @@ enum fmt_contents {
     FMT_CONTENTS_CARRIED, // made in the target where it is missing, compared where it is not
     FMT_CONTENTS_PARTLY,  // not carried: some of it was not in the source's memory
     FMT_CONTENTS_LARGE,   // not carried: larger than what was to be carried
+};
+
+enum fmt_tty_side {
+    FMT_TTY_MASTER,
+    FMT_TTY_SLAVE,
+    FMT_TTY_CONTROLLING, // the slave, opened as /dev/tty
+};
+
+enum fmt_tty_state {
+    FMT_TTY_LOCKED = 1 << 0, // TIOCSPTLCK
+    FMT_TTY_PACKET = 1 << 1, // TIOCPKT
+    FMT_TTY_MASTER_EXCLUSIVE = 1 << 2,
+    FMT_TTY_SLAVE_EXCLUSIVE = 1 << 3, // TIOCEXCL
+    FMT_TTY_STOPPED = 1 << 4,         // by the stop character
+    FMT_TTY_TCO_STOPPED = 1 << 5,     // by tcflow(TCOOFF)
+    FMT_TTY_MASTER_STOPPED = 1 << 6,  // tcflow(TCOOFF) of the master
+    FMT_TTY_QUOTING = 1 << 7,         // the next character is taken literally (VLNEXT)
+    FMT_TTY_SLAVE_CLOSED = 1 << 8,    // it was open once, and is not any more
+    FMT_TTY_MASTER_CLOSED = 1 << 9,
+    FMT_TTY_OUTSIDE = 1 << 10, // the master is not in the image: hung up
 };
 
 enum fmt_socket_state {

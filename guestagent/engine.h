@@ -182,7 +182,7 @@ struct agent_file_kind {
 extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_chr, agent_file_pipe,
     agent_file_memfd, agent_file_place, agent_file_mqueue, agent_file_socket;
 extern const struct agent_file_kind agent_file_eventfd, agent_file_signalfd, agent_file_timerfd,
-    agent_file_epoll, agent_file_lost;
+    agent_file_epoll, agent_file_lost, agent_file_tty;
 
 // socket.c
 void agent_sockets_plan(AgentRestore *r);

@@ -14,7 +14,7 @@ static const struct agent_file_kind *const kinds[] = {
     &agent_file_reg,     &agent_file_dir,      &agent_file_chr,     &agent_file_pipe,
     &agent_file_memfd,   &agent_file_place,    &agent_file_mqueue,  &agent_file_socket,
     &agent_file_eventfd, &agent_file_signalfd, &agent_file_timerfd, &agent_file_epoll,
-    &agent_file_lost,
+    &agent_file_lost,    &agent_file_tty,
 };
 
 const struct agent_file_kind *agent_file_kind(uint64_t kind)

@@ -20,6 +20,8 @@
 #include <linux/sched.h>
 #include <signal.h>
 
+#include "guestagent/tty.h"
+
 #define MAX_DEPTH  2000 // generations
 #define NO_SESSION 0    // none in particular
 
@@ -424,8 +426,12 @@ static void plan_sessions(struct lineage *l)
     if (!find_proc(l, root->sid) && !is_obtainable(l, root->sid))
         replace_outside_session(l);
     plan_birth_sessions(l);
-    for (guint i = 0; i < l->r->procs->len; i++)
-        plan_session_leader(l, g_ptr_array_index(l->r->procs, i));
+    for (guint i = 0; i < l->r->procs->len; i++) {
+        AgentProc *p = g_ptr_array_index(l->r->procs, i);
+
+        plan_session_leader(l, p);
+        p->tty_pgid = agent_tty_pgid(p);
+    }
 }
 
 // A member of the session that can be the parent of a group's temporary leader.
@@ -456,6 +462,21 @@ static void plan_group_number(struct lineage *l, AgentProc *p)
     p->pgid = p->sid == root->sid ? root->rec->pid : p->sid;
 }
 
+// A number whose group has ended may belong to somebody else since.
+static void plan_foreground(struct lineage *l, AgentProc *leader)
+{
+    const AgentProc *p = find_proc(l, leader->tty_pgid);
+
+    if (p ? p->sid != leader->sid : !is_obtainable(l, leader->tty_pgid)) {
+        agent_note(l->r, "process-group", leader->rec->pid, -1,
+                   "the foreground group %" G_GUINT64_FORMAT
+                   " of its terminal has ended, and the number is in use",
+                   leader->tty_pgid);
+        leader->tty_pgid = leader->rec->pid;
+    }
+    plan_group(l, leader, leader->tty_pgid);
+}
+
 static void plan_groups(struct lineage *l)
 {
     g_autoptr(GHashTable) used = g_hash_table_new(g_int64_hash, g_int64_equal);
@@ -468,7 +489,7 @@ static void plan_groups(struct lineage *l)
             p->pgid = p->rec->pid; // has no choice
         plan_group(l, p, p->pgid);
         if (is_leader(p) && p->tty_pgid)
-            plan_group(l, p, p->tty_pgid);
+            plan_foreground(l, p);
         g_hash_table_add(used, &p->pgid);
     }
     for (guint i = 0; i < l->r->temps->len; i++) {
@@ -530,8 +551,18 @@ void agent_lineage_plan(AgentRestore *r)
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
 
+        const AgentProc *leader = find_proc(&l, p->sid);
+
+        if (agent_tty_is_lost(p))
+            agent_note(r, "terminal", p->rec->pid, -1,
+                       "its controlling terminal does not go along");
+
         if (is_leader(p) && p->tty_pgid)
             add_step(&l, AGENT_STEP_FOREGROUND, agent_leader(p), NULL)->number = p->tty_pgid;
+        // Who was there before its session had a terminal has none.
+        if (!is_leader(p) && leader && leader->rec->terminal && !p->rec->terminal &&
+            p->rec->state != FMT_PROC_ZOMBIE)
+            add_step(&l, AGENT_STEP_NO_TERMINAL, agent_leader(p), agent_leader(leader));
     }
     for (guint i = r->temps->len; i-- > 0;)
         end_temp(&l, g_ptr_array_index(r->temps, i));

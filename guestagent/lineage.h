@@ -5,13 +5,14 @@
 #include "guestagent/engine.h"
 
 enum agent_step_kind {
-    AGENT_STEP_BIRTH,      // `by` (NULL: what the root is cloned from) clones `task` with `flags`
-    AGENT_STEP_SESSION,    // setsid, and the controlling terminal
-    AGENT_STEP_ADOPT,      // PR_SET_CHILD_SUBREAPER for a while
-    AGENT_STEP_DISOWN,     // takes it back
-    AGENT_STEP_GROUP,      // setpgid(0, number)
-    AGENT_STEP_FOREGROUND, // foreground group of the session's terminal
-    AGENT_STEP_END,        // a temporary process ends, and `by` waits for it
+    AGENT_STEP_BIRTH,       // `by` (NULL: what the root is cloned from) clones `task` with `flags`
+    AGENT_STEP_SESSION,     // setsid, and the controlling terminal
+    AGENT_STEP_ADOPT,       // PR_SET_CHILD_SUBREAPER for a while
+    AGENT_STEP_DISOWN,      // takes it back
+    AGENT_STEP_GROUP,       // setpgid(0, number)
+    AGENT_STEP_FOREGROUND,  // foreground group of the session's terminal
+    AGENT_STEP_NO_TERMINAL, // gives up the terminal that its session has
+    AGENT_STEP_END,         // a temporary process ends, and `by` waits for it
 };
 
 struct agent_step {

@@ -18,6 +18,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -29,6 +30,7 @@
 #include "guestagent/engine.h"
 #include "guestagent/fork.h"
 #include "guestagent/lineage.h"
+#include "guestagent/tty.h"
 
 // The C library's headers lack it, and the kernel's cannot be had beside them.
 #define GET_RSEQ_CONFIGURATION 0x420f
@@ -214,7 +216,12 @@ static bool do_birth(AgentRestore *r, const struct agent_step *s, GError **error
 
 static bool do_session(AgentRestore *r, const struct agent_step *s, GError **error)
 {
-    return agent_remote(&s->task->tracee, "setsid", SYS_setsid, NULL, error, 0);
+    const struct agent_tracee *t = &s->task->tracee;
+    const int tty = agent_tty_fd(s->task->proc);
+
+    return agent_remote(t, "setsid", SYS_setsid, NULL, error, 0) &&
+           (tty < 0 ||
+            agent_remote(t, "TIOCSCTTY", SYS_ioctl, NULL, error, (uint64_t)tty, TIOCSCTTY, 0));
 }
 
 static bool do_adopt(AgentRestore *r, const struct agent_step *s, GError **error)
@@ -230,7 +237,21 @@ static bool do_group(AgentRestore *r, const struct agent_step *s, GError **error
 
 static bool do_foreground(AgentRestore *r, const struct agent_step *s, GError **error)
 {
-    return true;
+    const struct agent_tracee *t = &s->task->tracee;
+    const pid_t pgid = (pid_t)s->number;
+    uint64_t at;
+
+    return agent_remote_put(t, 0, &pgid, sizeof pgid, &at, error) &&
+           agent_remote(t, "TIOCSPGRP", SYS_ioctl, NULL, error,
+                        (uint64_t)agent_tty_fd(s->task->proc), TIOCSPGRP, at);
+}
+
+static bool do_no_terminal(AgentRestore *r, const struct agent_step *s, GError **error)
+{
+    const int tty = agent_tty_fd(s->by->proc);
+
+    return tty < 0 || agent_remote(&s->task->tracee, "TIOCNOTTY", SYS_ioctl, NULL, error,
+                                   (uint64_t)tty, TIOCNOTTY);
 }
 
 static bool do_end(AgentRestore *r, const struct agent_step *s, GError **error)
@@ -245,7 +266,7 @@ static bool (*const steps[])(AgentRestore *r, const struct agent_step *s, GError
     [AGENT_STEP_BIRTH] = do_birth,           [AGENT_STEP_SESSION] = do_session,
     [AGENT_STEP_ADOPT] = do_adopt,           [AGENT_STEP_DISOWN] = do_adopt,
     [AGENT_STEP_GROUP] = do_group,           [AGENT_STEP_END] = do_end,
-    [AGENT_STEP_FOREGROUND] = do_foreground,
+    [AGENT_STEP_FOREGROUND] = do_foreground, [AGENT_STEP_NO_TERMINAL] = do_no_terminal,
 };
 
 static bool run_steps(AgentRestore *r, GError **error)

@@ -17,6 +17,7 @@
 #include "introspect/reader.h"
 #include "introspect/task.h"
 #include "introspect/timer.h"
+#include "introspect/tty.h"
 #include "introspect/xsave.h"
 
 #define PF_KTHREAD      0x200000
@@ -203,7 +204,8 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
     return intro_later_run(c, error) && intro_unix_check_peers(c, error) && intro_ipc(c, error) &&
            intro_locks(c, error) && intro_mqueue_check_peers(c, error) &&
            intro_mm_check_peers(c, error) && intro_tables_check_peers(c, error) &&
-           intro_pipe_check_peers(c, error) && intro_shm_check_peers(c, error);
+           intro_pipe_check_peers(c, error) && intro_tty_check_peers(c, error) &&
+           intro_shm_check_peers(c, error);
 }
 
 static bool take(struct intro_ctx *c, const struct vmm_clock *machine, GError **error)

@@ -5,6 +5,7 @@
 #include "introspect/ipc.h"
 #include "introspect/reader.h"
 #include "introspect/socket.h"
+#include "introspect/tty.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -69,17 +70,29 @@ static bool record_directory(struct intro_opened *o, GError **error)
 static const struct {
     unsigned major, minor_first, minor_last;
 } devices[] = {
-    {1, 3, 3},          {1, 5, 5},     // null, zero
-    {1, 7, 9},                         // full, random, urandom
-    {4, 0, 255},        {5, 0, 1},     // tty*, ttyS*; tty, console
-    {136, 0, UINT_MAX}, {229, 0, 255}, // pts, hvc*
+    {1, 3, 3},     {1, 5, 5}, // null, zero
+    {1, 7, 9},                // full, random, urandom
+    {4, 0, 255},   {5, 0, 1}, // tty*, ttyS*; tty, console
+    {229, 0, 255},            // hvc*
 };
+
+// Whose private_data is a tty_file_private.
+static bool is_terminal(unsigned major)
+{
+    return major == 5 || (major >= 136 && major <= 143);
+}
 
 static bool record_device(struct intro_opened *o, GError **error)
 {
     unsigned major = (unsigned)(o->dev >> 20), minor = o->dev & 0xfffff;
-    bool known = false;
+    bool known = false, is_pty;
 
+    if (is_terminal(major)) {
+        if (!intro_record_tty(o, &is_pty, error))
+            return false;
+        if (is_pty)
+            return true;
+    }
     for (size_t i = 0; i < G_N_ELEMENTS(devices); i++)
         known |= devices[i].major == major && minor >= devices[i].minor_first &&
                  minor <= devices[i].minor_last;

@@ -6,6 +6,7 @@
 #include "introspect/process.h"
 #include "introspect/signal.h"
 #include "introspect/task.h"
+#include "introspect/tty.h"
 
 #define PIDTYPE_PGID 2 // enum pid_type, include/linux/pid.h
 #define PIDTYPE_SID  3
@@ -92,7 +93,6 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva liv
     g_auto(IntroReader) r = INTRO_READER(c->k);
     struct gva signal = rd_ptr(&r, leader, M_task_signal);
     struct gva mm = rd_ptr(&r, living, M_task_mm), sighand = rd_ptr(&r, living, M_task_sighand);
-    struct gva tty = rd_ptr(&r, signal, M_signal_tty);
     struct gva autogroup = GVA(rd_opt(&r, signal, M_signal_autogroup, 0));
     uint64_t ref = proc->rec.objref;
 
@@ -111,11 +111,10 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva liv
     if (autogroup.addr && intro_has(c->k, M_autogroup_nice) && rd(&r, autogroup, M_autogroup_nice))
         intro_note(c, FMT_NOTE_LOSS, "autogroup",
                    "the nice value of its session's autogroup does not go along");
-    if (tty.addr)
-        intro_note(c, FMT_NOTE_LOSS, "terminal", "its controlling terminal does not go along");
 
     struct thread_walk walk = {c, proc};
-    return intro_walk_threads(c->k, leader, capture_thread, &walk, error);
+    return intro_terminal(c, signal, proc, error) &&
+           intro_walk_threads(c->k, leader, capture_thread, &walk, error);
 }
 
 bool intro_proc(struct intro_ctx *c, struct gva leader, GError **error)

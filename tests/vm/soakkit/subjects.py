@@ -99,6 +99,8 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("losses", options=_allow("bpf", "debug-registers", "device", "external-memory", "external-pipe",
                           "external-socket", "fanotify", "kernel-file", "kernel-object",
                           "namespace", "perf", "perf-event", "socket")),
+    _own("tty"),
+    _own("tty-job", program="ttyjob"),
     Subject("python", ("/usr/bin/python3", f"{HOME}/primes.py", "WORKDIR")),
     Subject("shell", ("/usr/bin/dash", f"{HOME}/shell.sh", "WORKDIR")),
     Subject("shell-busybox", ("/bin/busybox", "sh", f"{HOME}/shell.sh", "WORKDIR")),
