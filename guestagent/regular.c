@@ -150,10 +150,11 @@ static bool make_missing(AgentRestore *r, const struct fmt_file *f, const char *
     if (inode->contents != FMT_CONTENTS_CARRIED || lstat(path, &st) == 0)
         return true;
     if (agent_inode_fd(r, f->object) >= 0) {
-        g_autofree char *made = agent_path(r, inode->path);
+        // By its descriptor: any of its names may be the one that was made first.
+        g_autofree char *made = g_strdup_printf("/proc/self/fd/%d", agent_inode_fd(r, f->object));
 
-        if (link(made, path) < 0)
-            return agent_fail_errno(error, "a link of %s", made);
+        if (linkat(AT_FDCWD, made, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0)
+            return agent_fail_errno(error, "a link of %s", inode->path ? inode->path : path);
         g_ptr_array_add(r->created, g_strdup(path));
         return true;
     }
