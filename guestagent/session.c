@@ -238,6 +238,9 @@ static void read_port(struct session *s, bool hung_up)
         ssize_t n = agent_wire_read(s->port, s->port_fd);
 
         if (n > 0) {
+            // Who speaks is there: the port tells of a new host by another queue than that of the
+            // data, and may do so later.
+            s->hung_up_ticks = 0;
             take_frames(s);
             continue;
         }
