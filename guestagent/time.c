@@ -166,6 +166,13 @@ static int64_t passed(AgentRestore *r, uint64_t clock)
     return now_there(r, clock) - captured(r, clock);
 }
 
+// When the pause was, by what the clock shows to the restored processes. To the nanosecond where
+// their clocks go on: a period that began before must not have its phase shifted.
+static int64_t pause_there(AgentRestore *r, uint64_t clock)
+{
+    return r->timens ? captured(r, clock) : now_there(r, clock) - passed(r, clock);
+}
+
 int64_t agent_time_until(AgentRestore *r, uint64_t clock, int64_t left_ns)
 {
     return left_ns - passed(r, clock);
@@ -192,16 +199,17 @@ int64_t agent_time_moment(AgentRestore *r, uint64_t clock, int64_t left_ns)
                now_there(r, CLOCK_REALTIME);
     case CLOCK_BOOTTIME:
     case CLOCK_BOOTTIME_ALARM:
-        return now_there(r, CLOCK_BOOTTIME) - passed(r, CLOCK_BOOTTIME) + left;
+        return pause_there(r, CLOCK_BOOTTIME) + left;
     default:
-        return now_there(r, CLOCK_MONOTONIC) - passed(r, CLOCK_MONOTONIC) + left;
+        return pause_there(r, CLOCK_MONOTONIC) + left;
     }
 }
 
 struct __kernel_timespec agent_time_deadline(AgentRestore *r, uint64_t clock, uint64_t left_ns)
 {
-    const int64_t at =
-        now_there(r, clock) + (int64_t)MIN(agent_time_left(r, left_ns), (uint64_t)G_MAXINT64 / 4);
+    // In this order: rather late by a moment than early.
+    const uint64_t left = MIN(agent_time_left(r, left_ns), (uint64_t)G_MAXINT64 / 4);
+    const int64_t at = now_there(r, clock) + (int64_t)left;
 
     return (struct __kernel_timespec){at / NS_PER_S, at % NS_PER_S};
 }
