@@ -29,7 +29,7 @@ static const enum fmt_type file_objects[] = {
     [FMT_FILE_SOCKET] = FMT_SOCKET,    [FMT_FILE_EVENTFD] = FMT_EVENTFD,
     [FMT_FILE_SIGNALFD] = FMT_EVENTFD, [FMT_FILE_TIMERFD] = FMT_TIMERFD,
     [FMT_FILE_EPOLL] = FMT_EPOLL,      [FMT_FILE_INOTIFY] = FMT_INOTIFY,
-    [FMT_FILE_TTY] = FMT_TTY_FILE,
+    [FMT_FILE_TTY] = FMT_TTY_FILE,     [FMT_FILE_PROCESS] = FMT_INODE,
 };
 
 static bool check_ref(const FmtImage *img, const struct fmt_record *rec, const struct fmt_field *f,

@@ -122,7 +122,8 @@ enum fmt_file_kind {
     FMT_FILE_TIMERFD = 44,  // object: TIMERFD
     FMT_FILE_EPOLL = 45,    // object: EPOLL
     FMT_FILE_INOTIFY = 46,  // object: INOTIFY
-    FMT_FILE_PIDFD = 47,    // object: PROC; TASK for one of a thread; 0: its process is gone
+    FMT_FILE_PIDFD = 47,    // object: PROC, TASK (PIDFD_THREAD); 0: gone; FILE: gone, like that one
+    FMT_FILE_PROCESS = 48,  // object: INODE; below /proc/PID of a process of the tree
     FMT_FILE_LOST = 62,     // no object: the user accepted to lose it; every use fails with EBADF
     FMT_FILE_OTHER = 63,    // something that was refused: listed by its name, never restored
 };

@@ -54,7 +54,8 @@ struct AgentProc {
 // One open file description of the image, held open by the agent until the processes have it.
 struct agent_file {
     const struct fmt_file *rec;
-    int fd; // -1: not open
+    int fd;    // -1: not open
+    bool late; // the processes were there before it and have not inherited it
 };
 
 struct AgentRestore {
@@ -68,6 +69,7 @@ struct AgentRestore {
     GHashTable *objects;         // objref of PIPE, SHM, INODE -> what their module keeps; owned
     int fd_base;                 // descriptors of the image are below, those of the agent above
     GArray *fds;                 // of int: all that the engine has open
+    int own_pidfd;               // of the agent: by it processes take what they did not inherit; 0
     uint64_t saved_nofile[2];    // RLIMIT_NOFILE of the agent before: soft, hard
     pid_t helper;                // what the root was cloned from, 0 when it is gone
     struct agent_tracee reaper;  // pid 1 of a new pid namespace, tid 0 for none
@@ -157,6 +159,7 @@ extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspec
 // What a kind of file does after all files have been opened, for those that refer to others.
 enum agent_file_stage {
     AGENT_FILE_CONNECT, // all files are open in the agent, and there is no process yet
+    AGENT_FILE_LATE,    // processes and their address spaces are there, with descriptors of ours
     AGENT_FILE_ATTACH,  // all processes and threads are there, still with the agent's privileges
     AGENT_FILE_ARM,     // last of all: contents, signals and timers are there, registers are not
     AGENT_N_FILE_STAGES,
@@ -182,7 +185,8 @@ struct agent_file_kind {
 extern const struct agent_file_kind agent_file_reg, agent_file_dir, agent_file_chr, agent_file_pipe,
     agent_file_memfd, agent_file_place, agent_file_mqueue, agent_file_socket;
 extern const struct agent_file_kind agent_file_eventfd, agent_file_signalfd, agent_file_timerfd,
-    agent_file_epoll, agent_file_lost, agent_file_tty;
+    agent_file_epoll, agent_file_inotify, agent_file_pidfd, agent_file_process, agent_file_lost,
+    agent_file_tty;
 
 // socket.c
 void agent_sockets_plan(AgentRestore *r);
@@ -202,6 +206,10 @@ int agent_file_fd(AgentRestore *r, uint64_t objref);
 int agent_fd_up(AgentRestore *r, int fd, GError **error);
 // Says what the agent's descriptor of a FILE record is, for kinds that are opened together.
 void agent_file_set_fd(AgentRestore *r, uint64_t objref, int fd);
+// Likewise for one that was made in the stage AGENT_FILE_LATE; false for -1 with the error of that.
+bool agent_file_late(AgentRestore *r, const struct fmt_file *f, int fd, GError **error);
+// Whether a descriptor of ours is to be fetched by a process, which has not inherited it.
+bool agent_file_is_late(AgentRestore *r, uint64_t objref);
 // Opens what a descriptor of ours refers to once more, with other flags. -1 on failure.
 int agent_reopen(AgentRestore *r, int fd, int flags, GError **error);
 // The row of a kind, NULL where there is none.
@@ -245,6 +253,11 @@ bool agent_inode_dress(int fd, const struct fmt_inode *inode, GError **error);
 bool agent_inodes_finish(AgentRestore *r, GError **error);
 // Removes new files that have a name.
 void agent_inodes_undo(AgentRestore *r);
+
+// directory.c: whether the directory at `path` can be read on from where the image has it, and
+// that.
+void agent_directory_plan(AgentRestore *r, const struct fmt_file *f, const char *path);
+bool agent_directory_seek(const struct fmt_file *f, int fd, GError **error);
 
 // timerfd.c: whether a timerfd has expired since the capture.
 bool agent_timerfd_fired(AgentRestore *r, const struct fmt_file *f);

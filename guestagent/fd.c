@@ -62,6 +62,30 @@ static bool close_range_remote(const struct agent_tracee *t, uint64_t first, uin
            agent_remote(t, "close_range", SYS_close_range, NULL, error, first, last, 0);
 }
 
+static bool set_close_on_exec(const struct agent_tracee *t, const struct fmt_fd *fd, GError **error)
+{
+    return agent_remote(t, "F_SETFD", SYS_fcntl, NULL, error, fd->fd, F_SETFD,
+                        fd->cloexec ? FD_CLOEXEC : 0);
+}
+
+static bool place(AgentTask *task, const struct fmt_fd *fd, GError **error)
+{
+    AgentRestore *r = task->proc->r;
+    const struct agent_tracee *t = &task->tracee;
+    const bool late = agent_file_is_late(r, fd->file);
+    int64_t from = agent_file_fd(r, fd->file);
+
+    // It comes under the lowest number that is free, which may be the one that is wanted.
+    if (late && !agent_remote(t, "pidfd_getfd", SYS_pidfd_getfd, &from, error,
+                              (uint64_t)r->own_pidfd, (uint64_t)from))
+        return false;
+    if ((uint64_t)from == fd->fd)
+        return set_close_on_exec(t, fd, error);
+    return agent_remote(t, "dup3", SYS_dup3, NULL, error, (uint64_t)from, fd->fd,
+                        fd->cloexec ? O_CLOEXEC : 0) &&
+           (!late || agent_remote(t, "close", SYS_close, NULL, error, (uint64_t)from));
+}
+
 static bool build_table(AgentTask *task, GError **error)
 {
     const struct agent_tracee *t = &task->tracee;
@@ -70,11 +94,9 @@ static bool build_table(AgentTask *task, GError **error)
 
     for (guint i = 0; i < fds->len; i++) {
         const struct fmt_fd *fd = g_ptr_array_index(fds, i);
-        const int ours = agent_file_fd(task->proc->r, fd->file);
 
         if ((fd->fd > 0 && !close_range_remote(t, next, fd->fd - 1, error)) ||
-            !agent_remote(t, "dup3", SYS_dup3, NULL, error, (uint64_t)ours, fd->fd,
-                          fd->cloexec ? O_CLOEXEC : 0)) {
+            !place(task, fd, error)) {
             g_prefix_error(error, "descriptor %" G_GUINT64_FORMAT ": ", fd->fd);
             return false;
         }

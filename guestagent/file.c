@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "guestagent/engine.h"
@@ -13,8 +14,9 @@
 static const struct agent_file_kind *const kinds[] = {
     &agent_file_reg,     &agent_file_dir,      &agent_file_chr,     &agent_file_pipe,
     &agent_file_memfd,   &agent_file_place,    &agent_file_mqueue,  &agent_file_socket,
-    &agent_file_eventfd, &agent_file_signalfd, &agent_file_timerfd, &agent_file_epoll,
-    &agent_file_lost,    &agent_file_tty,
+    &agent_file_eventfd, &agent_file_signalfd, &agent_file_timerfd, &agent_file_process,
+    &agent_file_pidfd,   &agent_file_inotify,  &agent_file_lost,    &agent_file_tty,
+    &agent_file_epoll, // of any of the others: last
 };
 
 const struct agent_file_kind *agent_file_kind(uint64_t kind)
@@ -163,6 +165,29 @@ static bool raise_limit(AgentRestore *r, GError **error)
     return true;
 }
 
+// For processes that are there already: by a pidfd of ours, which they inherit.
+static bool open_own_pidfd(AgentRestore *r, GError **error)
+{
+    r->own_pidfd = agent_fd_up(r, (int)syscall(SYS_pidfd_open, getpid(), 0), error);
+    return r->own_pidfd >= 0;
+}
+
+bool agent_file_late(AgentRestore *r, const struct fmt_file *f, int fd, GError **error)
+{
+    struct agent_file *file = g_hash_table_lookup(r->files, &f->rec.objref);
+
+    file->fd = agent_fd_up(r, fd, error);
+    file->late = true;
+    return file->fd >= 0;
+}
+
+bool agent_file_is_late(AgentRestore *r, uint64_t objref)
+{
+    const struct agent_file *f = g_hash_table_lookup(r->files, &objref);
+
+    return f && f->late;
+}
+
 bool agent_files_open(AgentRestore *r, GError **error)
 {
     GHashTableIter iter;
@@ -174,6 +199,8 @@ bool agent_files_open(AgentRestore *r, GError **error)
     while (g_hash_table_iter_next(&iter, NULL, (void **)&f)) {
         const struct agent_file_kind *kind = agent_file_kind(f->rec->kind);
 
+        if (kind->later[AGENT_FILE_LATE] && !r->own_pidfd && !open_own_pidfd(r, error))
+            return false;
         if (!kind->open)
             continue;
         f->fd = kind->open(r, f->rec, error);

@@ -107,6 +107,8 @@ static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const c
         plan_contents(r, f, inode, &st, path);
         if (f->flags & O_DIRECT)
             plan_direct(r, f, path);
+    } else if (type == S_IFDIR) {
+        agent_directory_plan(r, f, path);
     }
 }
 
@@ -196,6 +198,13 @@ static int open_path(AgentRestore *r, const struct fmt_file *f, GError **error)
     return fd;
 }
 
+static int open_directory(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    const int fd = f->deleted ? agent_deleted_open(r, f, error) : open_by_name(r, f, error);
+
+    return fd >= 0 && agent_directory_seek(f, fd, error) ? fd : -1;
+}
+
 const struct agent_file_kind agent_file_reg = {
     .kind = FMT_FILE_REG,
     .name = "regular file",
@@ -207,7 +216,7 @@ const struct agent_file_kind agent_file_dir = {
     .kind = FMT_FILE_DIR,
     .name = "directory",
     .plan = plan_directory,
-    .open = open_path,
+    .open = open_directory,
 };
 
 const struct agent_file_kind agent_file_place = {

@@ -117,9 +117,12 @@ bool agent_restore_build(AgentRestore *r, GError **error)
         !agent_process_start(r, error) || !agent_files_stage(r, AGENT_FILE_CONNECT, error) ||
         !agent_process_tree(r, error) || !agent_ipc_make(r, error))
         return false;
-    for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++)
+    for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
+        if (aspects[i] == &agent_aspect_fd && !agent_files_stage(r, AGENT_FILE_LATE, error))
+            return false;
         if (!build_aspect(r, aspects[i], error))
             return false;
+    }
     return agent_files_stage(r, AGENT_FILE_ATTACH, error);
 }
 

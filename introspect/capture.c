@@ -136,6 +136,7 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
             intro_mm(&c, mm, NULL);
     }
     g_clear_pointer(&c.later, g_array_unref);
+    g_clear_pointer(&c.holders, g_hash_table_unref);
     return intro_pages_count(cap->pages);
 }
 
@@ -287,6 +288,7 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
     g_clear_error(&c.busy);
     g_clear_pointer(&c.sockets, g_array_unref);
     g_clear_pointer(&c.later, g_array_unref);
+    g_clear_pointer(&c.holders, g_hash_table_unref);
     return result;
 }
 

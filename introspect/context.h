@@ -29,12 +29,13 @@ struct intro_ctx {
     const struct intro_clock *clock;
     GArray *vcpus;
     struct gva root_task;
-    GArray *sockets;    // of struct intro_sock (socket.h): those found so far; NULL for none
-    GArray *later;      // struct intro_later; NULL for none
-    unsigned n_openers; // threads that wait for the other end of a FIFO that they open
-    GError *busy;       // the first thread that was not at a safe point; owned
-    uint64_t pid;       // process that is being read, for messages
-    int64_t fd;         // descriptor that is being read, -1 for none
+    GArray *sockets;     // of struct intro_sock (socket.h): those found so far; NULL for none
+    GArray *later;       // struct intro_later; NULL for none
+    GHashTable *holders; // intro_outside_holders(), made when first needed; owned
+    unsigned n_openers;  // threads that wait for the other end of a FIFO that they open
+    GError *busy;        // the first thread that was not at a safe point; owned
+    uint64_t pid;        // process that is being read, for messages
+    int64_t fd;          // descriptor that is being read, -1 for none
 };
 
 // The objref of the record made for the kernel object at `at`, 0 if there is none yet.

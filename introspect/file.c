@@ -49,22 +49,11 @@ static bool record_inode(struct intro_opened *o, GError **error)
     return !o->c->opt->carry_bytes || !S_ISREG(o->mode) || intro_file_carry(o, inode, error);
 }
 
-static bool record_regular(struct intro_opened *o, GError **error)
-{
-    if (strcmp(o->fstype, "proc") == 0 && g_str_has_prefix(o->name, "/proc/") &&
-        g_ascii_isdigit(o->name[6]))
-        intro_refuse(o->c, "proc-file", "has %s open, which belongs to a process of this guest",
-                     o->name);
-    return record_inode(o, error);
-}
-
 static bool record_directory(struct intro_opened *o, GError **error)
 {
-    // A position in a directory is a cookie of its file system, often of this very one.
-    if (o->rec->pos != 0)
-        intro_refuse(o->c, "directory-position", "is in the middle of reading the directory %s",
-                     o->name);
-    return record_regular(o, error);
+    return record_inode(o, error) &&
+           intro_directory_position(o, fmt_image_by_ref(o->c->img, o->rec->object, FMT_INODE),
+                                    error);
 }
 
 static const struct {
@@ -160,7 +149,7 @@ static const struct file_kind {
     {0, SHMEM, NULL, REFUSED, "kernel-memory", "memory of a driver"},
     {0, "pipefs", NULL, FMT_FILE_PIPE, record_pipe, NULL, NULL},
     {0, "sockfs", NULL, FMT_FILE_SOCKET, record_socket, NULL, NULL},
-    {0, "pidfs", NULL, REFUSED, "pidfd", "a pidfd"},
+    {0, "pidfs", NULL, FMT_FILE_PIDFD, intro_record_pidfd, NULL, NULL},
     {0, "nsfs", NULL, REFUSED, "namespace", "a namespace"},
     {S_IFREG, "mqueue", NULL, FMT_FILE_MQUEUE, record_mqueue, NULL, NULL},
     {0, "hugetlbfs", NULL, REFUSED, "hugetlb", "memory of huge pages"},
@@ -171,9 +160,9 @@ static const struct file_kind {
     {0, "anon_inodefs", "[eventpoll", FMT_FILE_EPOLL, intro_record_epoll, NULL, NULL},
     {0, "anon_inodefs", "[timerfd", FMT_FILE_TIMERFD, intro_record_timerfd, NULL, NULL},
     {0, "anon_inodefs", "[signalfd", FMT_FILE_SIGNALFD, intro_record_signalfd, NULL, NULL},
-    {0, "anon_inodefs", "inotify", REFUSED, "inotify", "an inotify instance"},
+    {0, "anon_inodefs", "inotify", FMT_FILE_INOTIFY, intro_record_inotify, NULL, NULL},
     {0, "anon_inodefs", "[fanotify", REFUSED, "fanotify", "a fanotify group"},
-    {0, "anon_inodefs", "[pidfd", REFUSED, "pidfd", "a pidfd"},
+    {0, "anon_inodefs", "[pidfd", FMT_FILE_PIDFD, intro_record_pidfd, NULL, NULL},
     {0, "anon_inodefs", "[io_uring", REFUSED, "io_uring", "an io_uring"},
     {0, "anon_inodefs", "[perf_event", REFUSED, "perf-event", "a performance counter"},
     {0, "anon_inodefs", "bpf", REFUSED, "bpf", "a BPF object"},
@@ -185,7 +174,7 @@ static const struct file_kind {
     {S_IFREG, "tracefs", NULL, REFUSED, "kernel-file", "a file of the kernel"},
     {S_IFREG, "configfs", NULL, REFUSED, "kernel-file", "a file of the kernel"},
     {S_IFREG, "securityfs", NULL, REFUSED, "kernel-file", "a file of the kernel"},
-    {S_IFREG, NULL, NULL, FMT_FILE_REG, record_regular, NULL, NULL},
+    {S_IFREG, NULL, NULL, FMT_FILE_REG, record_inode, NULL, NULL},
     {S_IFDIR, NULL, NULL, FMT_FILE_DIR, record_directory, NULL, NULL},
     {S_IFCHR, NULL, NULL, FMT_FILE_CHR, record_device, NULL, NULL},
     {S_IFIFO, NULL, NULL, FMT_FILE_PIPE, record_pipe, NULL, NULL},
@@ -197,10 +186,16 @@ static const struct file_kind {
 // O_PATH is a place, whatever is there.
 static const struct file_kind place_kind = {.kind = FMT_FILE_PATH, .record = record_place};
 
+// Below /proc/PID, of whatever type.
+static const struct file_kind process_kind = {.kind = FMT_FILE_PROCESS,
+                                              .record = intro_record_process_file};
+
 static const struct file_kind *find_kind(const struct intro_opened *o)
 {
     const struct file_kind *kind = kinds;
 
+    if (intro_is_process_file(o))
+        return &process_kind;
     if (o->rec->flags & KERNEL_O_PATH)
         return &place_kind;
     while ((kind->type && kind->type != (o->mode & S_IFMT)) ||
@@ -283,6 +278,7 @@ static bool read_file(struct intro_opened *o, GError **error)
     o->fstype = fstype;
     o->name = name;
     o->rec->deleted = deleted;
+    intro_later(o->c, intro_file_check_sharing, o->file, o->rec->rec.objref);
     return intro_file_owner(o, error) && record(o, error);
 }
 

@@ -30,8 +30,22 @@ void intro_file_check_owners(struct intro_ctx *c);
 bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError **error);
 bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **error);
 
+// directory.c: which names a directory that is being read has yet to give.
+bool intro_directory_position(struct intro_opened *o, const struct fmt_inode *inode,
+                              GError **error);
+
+// sharing.c: once the whole tree has been read, whether somebody outside of it has the same open
+// file.
+bool intro_file_check_sharing(struct intro_ctx *c, struct gva file, uint64_t ref, GError **error);
+
+// procfile.c: files below /proc/PID.
+bool intro_is_process_file(const struct intro_opened *o);
+bool intro_record_process_file(struct intro_opened *o, GError **error);
+
 // Kinds of files that no path leads to; each makes the record of its object.
 bool intro_record_eventfd(struct intro_opened *o, GError **error);  // eventfd.c
 bool intro_record_signalfd(struct intro_opened *o, GError **error); // signalfd.c
 bool intro_record_timerfd(struct intro_opened *o, GError **error);  // timerfd.c
 bool intro_record_epoll(struct intro_opened *o, GError **error);    // epoll.c
+bool intro_record_inotify(struct intro_opened *o, GError **error);  // inotify.c
+bool intro_record_pidfd(struct intro_opened *o, GError **error);    // pidfd.c

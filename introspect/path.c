@@ -204,7 +204,8 @@ char *intro_inode_path(IntroKernel *k, struct gva inode, struct gva mnt, struct 
 
     for (unsigned n = 0; alias.addr && n < MAX_LINKS; n++) {
         struct gva dentry = intro_container(k, alias, M_dentry_alias);
-        bool deleted, hashed = rd(&r, dentry, M_dentry_hash_pprev) != 0;
+        bool deleted, hashed = rd(&r, dentry, M_dentry_hash_pprev) != 0 ||
+                               rd(&r, dentry, M_dentry_parent) == dentry.addr;
 
         alias = rd_ptr_at(&r, alias); // hlist_node.next
         if (!rd_done(&r, error))

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Files below /proc/PID: opened once the process has its address space, which some of them hold.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+
+// The process that the path speaks of, NULL for none of ours. *ret_rest is what follows its number.
+static const AgentProc *proc_of(AgentRestore *r, const struct fmt_file *f, const char **ret_rest)
+{
+    char *rest = NULL;
+    const uint64_t pid = f->path && g_str_has_prefix(f->path, "/proc/")
+                             ? g_ascii_strtoull(f->path + 6, &rest, 10)
+                             : 0;
+
+    for (guint i = 0; pid && i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->rec->pid == pid && (*rest == '/' || !*rest)) {
+            *ret_rest = rest;
+            return p;
+        }
+    }
+    return NULL;
+}
+
+// /task/TID and what follows, with the number that the thread has here.
+static char *translate_task(const AgentProc *p, const char *rest)
+{
+    char *after;
+
+    if (!g_str_has_prefix(rest, "/task/") || !g_ascii_isdigit(rest[6]))
+        return g_strdup(rest);
+    const uint64_t tid = g_ascii_strtoull(rest + 6, &after, 10);
+
+    for (guint i = 0; i < p->tasks->len; i++) {
+        const AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        if (t->rec->tid == tid)
+            return g_strdup_printf("/task/%d%s", t->tracee.tid, after);
+    }
+    return g_strdup(rest);
+}
+
+static void plan(AgentRestore *r, const struct fmt_file *f)
+{
+    const char *rest;
+    const AgentProc *p = proc_of(r, f, &rest);
+    uint64_t pid;
+    int64_t fd;
+    struct stat st;
+
+    agent_file_user(r, f->rec.objref, &pid, &fd);
+    if (!p) {
+        agent_refuse(r, "proc-file", pid, fd, "%s is of no process of the image",
+                     f->path ? f->path : "a file of /proc");
+        return;
+    }
+    g_autofree char *like = g_strconcat("/proc/self", rest, NULL);
+
+    // Those of threads and descriptors are not there yet.
+    if (!strpbrk(rest, "0123456789") && lstat(like, &st) < 0)
+        agent_refuse(r, "file-missing", pid, fd, "%s: %s", like, g_strerror(errno));
+    if (r->opt.new_pid_namespace)
+        agent_note(r, "proc-file", pid, fd, "%s shows under the number that /proc has for it here",
+                   f->path);
+}
+
+static bool open_late(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    const char *rest;
+    const AgentProc *p = proc_of(r, f, &rest);
+    g_autofree char *below = translate_task(p, rest);
+    g_autofree char *name = g_strdup_printf("/proc/%d%s", agent_leader(p)->tracee.tid, below);
+    g_autofree char *path = agent_path(r, name);
+    const int flags = (int)(f->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_NOCTTY | O_CLOEXEC;
+
+    return agent_file_late(r, f, open(path, flags), error);
+}
+
+// What it says up to there is made anew: now that it says what it will.
+static bool seek(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    return f->pos == 0 || f->flags & O_PATH ||
+           lseek(agent_file_fd(r, f->rec.objref), (off_t)f->pos, SEEK_SET) == (off_t)f->pos ||
+           agent_fail_errno(error, "seek to %" G_GUINT64_FORMAT, f->pos);
+}
+
+const struct agent_file_kind agent_file_process = {
+    .kind = FMT_FILE_PROCESS,
+    .name = "file of a process",
+    .plan = plan,
+    .later = {[AGENT_FILE_LATE] = open_late, [AGENT_FILE_ARM] = seek},
+};
