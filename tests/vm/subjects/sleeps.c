@@ -343,28 +343,28 @@ static const struct way {
     uint64_t always_ns; // 0: any time
     bool in_ticks;
 } ways[] = {
-    {"nanosleep", by_nanosleep, CLOCK_MONOTONIC, 0},
-    {"clock_nanosleep", by_clock_relative, CLOCK_MONOTONIC, 0},
-    {"clock_nanosleep REALTIME", by_clock_realtime, CLOCK_MONOTONIC, 0},
-    {"clock_nanosleep until", until_monotonic, CLOCK_MONOTONIC, 0},
-    {"clock_nanosleep until BOOTTIME", until_boottime, CLOCK_BOOTTIME, 0},
-    {"clock_nanosleep until REALTIME", until_realtime, CLOCK_REALTIME, 0},
-    {"poll", by_poll, CLOCK_MONOTONIC, 0},
-    {"ppoll", by_ppoll, CLOCK_MONOTONIC, 0},
-    {"select", by_select, CLOCK_MONOTONIC, 0},
-    {"pselect", by_pselect, CLOCK_MONOTONIC, 0},
-    {"futex", by_futex, CLOCK_MONOTONIC, 0},
-    {"futex until", until_futex, CLOCK_MONOTONIC, 0},
-    {"futex until REALTIME", until_futex_realtime, CLOCK_REALTIME, 0},
-    {"sigtimedwait", by_sigtimedwait, CLOCK_MONOTONIC, 0},
-    {"semtimedop", by_semtimedop, CLOCK_MONOTONIC, 0},
-    {"epoll_wait", by_epoll, CLOCK_MONOTONIC, 0},
-    {"epoll_pwait", by_epoll_pwait, CLOCK_MONOTONIC, 0},
-    {"epoll_pwait2", for_half_a_second, CLOCK_MONOTONIC, HALF_NS},
-    {"recv", by_recv, CLOCK_MONOTONIC, 0, .in_ticks = true},
-    {"read of datagrams", by_recv_datagram, CLOCK_MONOTONIC, 0, .in_ticks = true},
-    {"send", by_send, CLOCK_MONOTONIC, 0, .in_ticks = true},
-    {"accept", by_accept, CLOCK_MONOTONIC, 0, .in_ticks = true},
+    {"nanosleep", by_nanosleep, CLOCK_MONOTONIC, 0, false},
+    {"clock_nanosleep", by_clock_relative, CLOCK_MONOTONIC, 0, false},
+    {"clock_nanosleep REALTIME", by_clock_realtime, CLOCK_MONOTONIC, 0, false},
+    {"clock_nanosleep until", until_monotonic, CLOCK_MONOTONIC, 0, false},
+    {"clock_nanosleep until BOOTTIME", until_boottime, CLOCK_BOOTTIME, 0, false},
+    {"clock_nanosleep until REALTIME", until_realtime, CLOCK_REALTIME, 0, false},
+    {"poll", by_poll, CLOCK_MONOTONIC, 0, false},
+    {"ppoll", by_ppoll, CLOCK_MONOTONIC, 0, false},
+    {"select", by_select, CLOCK_MONOTONIC, 0, false},
+    {"pselect", by_pselect, CLOCK_MONOTONIC, 0, false},
+    {"futex", by_futex, CLOCK_MONOTONIC, 0, false},
+    {"futex until", until_futex, CLOCK_MONOTONIC, 0, false},
+    {"futex until REALTIME", until_futex_realtime, CLOCK_REALTIME, 0, false},
+    {"sigtimedwait", by_sigtimedwait, CLOCK_MONOTONIC, 0, false},
+    {"semtimedop", by_semtimedop, CLOCK_MONOTONIC, 0, false},
+    {"epoll_wait", by_epoll, CLOCK_MONOTONIC, 0, false},
+    {"epoll_pwait", by_epoll_pwait, CLOCK_MONOTONIC, 0, false},
+    {"epoll_pwait2", for_half_a_second, CLOCK_MONOTONIC, HALF_NS, false},
+    {"recv", by_recv, CLOCK_MONOTONIC, 0, true},
+    {"read of datagrams", by_recv_datagram, CLOCK_MONOTONIC, 0, true},
+    {"send", by_send, CLOCK_MONOTONIC, 0, true},
+    {"accept", by_accept, CLOCK_MONOTONIC, 0, true},
 };
 #define N_WAYS (sizeof ways / sizeof ways[0])
 
@@ -441,7 +441,7 @@ int main(int argc, char **argv)
         subject_sleep_ms(TICK_MS);
         tick();
         if (subject.sabotage) // by this clock hardly any time passes
-            check_sleep(&(struct way){"sabotage", by_nanosleep, CLOCK_PROCESS_CPUTIME_ID, 0},
+            check_sleep(&(struct way){"sabotage", by_nanosleep, CLOCK_PROCESS_CPUTIME_ID, 0, false},
                         MIN_NS);
     } while (!subject_asked());
     __atomic_store_n(&stop, true, __ATOMIC_SEQ_CST);
