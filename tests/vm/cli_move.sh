@@ -3,6 +3,7 @@
 # Moves that are interrupted in every possible place: one copy lives, and it is well.
 # cli_move.sh LAB VMGRAFT AGENT MOVE_SUBJECT
 set -uo pipefail
+. "$(dirname "$0")/move_subject.sh"
 lab=$1 vmgraft=$2 agent=$3 subject=$4
 a=move-a-$$ b=move-b-$$
 work=$(mktemp -d)
@@ -24,18 +25,6 @@ for guest in "$a" "$b"; do
 done
 ta=$("$lab" target "$a") tb=$("$lab" target "$b")
 
-# lives GUEST: is the subject there, and does it get on?
-lives() {
-    "$lab" exec "$1" -- sh -c "
-        kill -0 $pid 2>/dev/null || exit 1
-        before=\$(cat /tmp/rounds)
-        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-            sleep 0.2
-            [ \"\$(cat /tmp/rounds)\" = \"\$before\" ] || exit 0
-        done
-        exit 1"
-}
-
 exists() {
     "$lab" exec "$1" -- kill -0 "$pid" 2>/dev/null
 }
@@ -45,7 +34,7 @@ expect_in() {
     local found=
     for guest in "$a" "$b"; do
         "$lab" exec "$guest" -- test -e /tmp/FAIL && fail "$1: the subject is hurt in $guest"
-        lives "$guest" && found="$found $guest"
+        gets_on "$guest" && found="$found $guest"
     done
     case $found in
     " $a") here=$a there=$b ;;
@@ -164,7 +153,7 @@ expect_in "in doubt, then released" "$there"
     fail "no agent in the source: $(cat "$work/stderr")"
 expect_in "no agent in the source" "$here"
 "$vmgraft" migrate --copy "$(target "$here")" "$pid" "$(target "$there")" || fail "copy"
-lives "$a" && lives "$b" || fail "both live after a copy"
+gets_on "$a" && gets_on "$b" || fail "both live after a copy"
 echo "ok: a copy: both live"
 "$lab" exec "$there" -- sh -c "kill -KILL $pid; killall move_subject"
 "$lab" exec "$here" -- mv /usr/sbin/away /usr/sbin/vmgraft-agent

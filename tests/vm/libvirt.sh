@@ -3,6 +3,7 @@
 # vmgraft on domains of libvirt, beside virsh: libvirt.sh LAB VMGRAFT AGENT MOVE_SUBJECT
 # To be run by with_libvirtd.
 set -uo pipefail
+. "$(dirname "$0")/move_subject.sh"
 lab=$1 vmgraft=$2 agent=$3 subject=$4
 a=dom-a-$$ b=dom-b-$$
 work=$(mktemp -d)
@@ -38,14 +39,7 @@ running() {
 
 # works GUEST WHAT: the subject is there, unhurt, and gets on.
 works() {
-    "$lab" exec "$1" -- sh -c "
-        [ ! -e /tmp/FAIL ] && kill -0 $pid || exit 1
-        before=\$(cat /tmp/rounds)
-        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-            sleep 0.2
-            [ \"\$(cat /tmp/rounds)\" = \"\$before\" ] || exit 0
-        done
-        exit 1" || fail "$2: the subject does not get on in $1"
+    gets_on "$1" || fail "$2: the subject does not get on in $1"
     echo "ok: $2"
 }
 

@@ -3,6 +3,7 @@
 # vmgraftd as a user of virsh meets it: virsh.sh LAB VMGRAFT VMGRAFTD AGENT MOVE_SUBJECT
 # To be run by with_libvirtd.
 set -uo pipefail
+. "$(dirname "$0")/move_subject.sh"
 lab=$1 vmgraft=$2 vmgraftd=$3 agent=$4 subject=$5
 a=virsh-a-$$ b=virsh-b-$$
 work=$(mktemp -d)
@@ -59,14 +60,7 @@ state() {
 
 # works GUEST: the subject is there, unhurt, and gets on.
 works() {
-    "$lab" exec "$1" -- sh -c "
-        [ ! -e /tmp/FAIL ] && kill -0 $pid || exit 1
-        before=\$(cat /tmp/rounds)
-        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-            sleep 0.2
-            [ \"\$(cat /tmp/rounds)\" = \"\$before\" ] || exit 0
-        done
-        exit 1" || fail "the subject does not get on in $1"
+    gets_on "$1" || fail "the subject does not get on in $1"
 }
 
 "$vmgraftd" --help | grep -q -- --allow-directory || fail "--help"
