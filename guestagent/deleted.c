@@ -289,21 +289,21 @@ void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f)
     g_autofree char *path = agent_path(r, f->path);
     g_autofree char *other = inode->path ? agent_path(r, inode->path) : NULL;
     struct stat st, above;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!agent_name_is_possible(path, &above))
-        agent_refuse(r, "file-deleted", pid, fd, "%s was deleted and cannot be made again: %s",
-                     path, g_strerror(errno));
+        agent_refuse_file(r, "file-deleted", f->rec.objref,
+                          "%s was deleted and cannot be made again: %s", path, g_strerror(errno));
     else if (inode->contents || S_ISDIR(inode->mode))
         return;
     else if (!other)
-        agent_refuse(r, "file-deleted", pid, fd, "%s was deleted and is still open", path);
+        agent_refuse_file(r, "file-deleted", f->rec.objref, "%s was deleted and is still open",
+                          path);
     else if (lstat(other, &st) < 0 || !S_ISREG(st.st_mode))
-        agent_refuse(r, "file-missing", pid, fd, "%s, once %s: %s", other, path, g_strerror(errno));
+        agent_refuse_file(r, "file-missing", f->rec.objref, "%s, once %s: %s", other, path,
+                          g_strerror(errno));
     else if ((uint64_t)st.st_size != inode->size_bytes || st.st_dev != above.st_dev)
-        agent_refuse(r, "file-size", pid, fd, "%s, once %s, is another file here", other, path);
+        agent_refuse_file(r, "file-size", f->rec.objref, "%s, once %s, is another file here", other,
+                          path);
 }
 
 int agent_deleted_open(AgentRestore *r, const struct fmt_file *f, GError **error)

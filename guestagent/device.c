@@ -44,27 +44,24 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
     const struct device *d = inode ? find(inode->rdev) : NULL;
     g_autofree char *path = NULL;
     struct stat st;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!inode || !f->path) {
-        agent_refuse(r, "file-path", pid, fd, "a device has no path");
+        agent_refuse_file(r, "file-path", f->rec.objref, "a device has no path");
         return;
     }
     path = agent_file_path(r, f);
     if (!d)
-        agent_refuse(r, "device", pid, fd, "%s: device %u:%u is not supported", path,
-                     major(inode->rdev), minor(inode->rdev));
+        agent_refuse_file(r, "device", f->rec.objref, "%s: device %u:%u is not supported", path,
+                          major(inode->rdev), minor(inode->rdev));
     else if (d->refused)
-        agent_refuse(r, "device", pid, fd, "%s %s", path, d->refused);
+        agent_refuse_file(r, "device", f->rec.objref, "%s %s", path, d->refused);
     else if (stat(path, &st) < 0)
-        agent_refuse(r, "file-missing", pid, fd, "%s: %s", path, g_strerror(errno));
+        agent_refuse_file(r, "file-missing", f->rec.objref, "%s: %s", path, g_strerror(errno));
     else if (!S_ISCHR(st.st_mode) || st.st_rdev != inode->rdev)
-        agent_refuse(r, "file-type", pid, fd, "%s is not device %u:%u on this machine", path,
-                     major(inode->rdev), minor(inode->rdev));
+        agent_refuse_file(r, "file-type", f->rec.objref, "%s is not device %u:%u on this machine",
+                          path, major(inode->rdev), minor(inode->rdev));
     else if (d->note)
-        agent_note(r, "device", pid, fd, "%s %s", path, d->note);
+        agent_note_file(r, "device", f->rec.objref, "%s %s", path, d->note);
 }
 
 static int open_device(AgentRestore *r, const struct fmt_file *f, GError **error)

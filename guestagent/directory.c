@@ -114,17 +114,15 @@ bool agent_directory_seek(const struct fmt_file *f, int fd, GError **error)
 void agent_directory_plan(AgentRestore *r, const struct fmt_file *f, const char *path)
 {
     g_autoptr(GError) error = NULL;
-    uint64_t pid;
-    int64_t fd;
     const int probe = f->reading ? open(path, O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC) : -1;
 
     if (probe < 0)
         return;
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!seek(f, probe, &error))
-        agent_refuse(r, "directory-position", pid, fd, "%s: %s", path, error->message);
+        agent_refuse_file(r, "directory-position", f->rec.objref, "%s: %s", path, error->message);
     else if ((uint64_t)lseek(probe, 0, SEEK_CUR) != f->pos)
-        agent_note(r, "directory-position", pid, fd,
-                   "%s has other positions here: what telldir() gave before leads elsewhere", path);
+        agent_note_file(r, "directory-position", f->rec.objref,
+                        "%s has other positions here: what telldir() gave before leads elsewhere",
+                        path);
     close(probe);
 }

@@ -100,6 +100,11 @@ void agent_refuse(AgentRestore *r, const char *kind, uint64_t pid, int64_t fd, c
                   ...) G_GNUC_PRINTF(5, 6);
 void agent_note(AgentRestore *r, const char *kind, uint64_t pid, int64_t fd, const char *format,
                 ...) G_GNUC_PRINTF(5, 6);
+// Of a FILE: names the first process that has it, and its descriptor.
+void agent_refuse_file(AgentRestore *r, const char *kind, uint64_t objref, const char *format, ...)
+    G_GNUC_PRINTF(4, 5);
+void agent_note_file(AgentRestore *r, const char *kind, uint64_t objref, const char *format, ...)
+    G_GNUC_PRINTF(4, 5);
 
 // Sets an AGENT_ERROR_FAILED from errno.
 bool agent_fail_errno(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);

@@ -10,14 +10,11 @@
 static void plan(AgentRestore *r, const struct fmt_file *f)
 {
     const struct fmt_eventfd *rec = fmt_image_by_ref(r->img, f->object, FMT_EVENTFD);
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!rec)
-        agent_refuse(r, "eventfd", pid, fd, "the image lacks the counter of an eventfd");
+        agent_refuse_file(r, "eventfd", f->rec.objref, "the image lacks the counter of an eventfd");
     else if (rec->count == UINT64_MAX)
-        agent_refuse(r, "eventfd", pid, fd, "the counter of an eventfd has overflowed");
+        agent_refuse_file(r, "eventfd", f->rec.objref, "the counter of an eventfd has overflowed");
 }
 
 static int open_eventfd(AgentRestore *r, const struct fmt_file *f, GError **error)

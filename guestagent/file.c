@@ -129,18 +129,16 @@ void agent_files_plan(AgentRestore *r)
     g_hash_table_iter_init(&iter, r->files);
     while (g_hash_table_iter_next(&iter, NULL, (void **)&f)) {
         const struct agent_file_kind *kind = agent_file_kind(f->rec->kind);
-        uint64_t pid;
-        int64_t fd;
 
-        agent_file_user(r, f->rec->rec.objref, &pid, &fd);
         if (kind)
             kind->plan(r, f->rec);
         else if (f->rec->kind == FMT_FILE_OTHER)
-            agent_refuse(r, "file-kind", pid, fd, "%s is not supported",
-                         f->rec->path ? f->rec->path : "an open file of this kind");
+            agent_refuse_file(r, "file-kind", f->rec->rec.objref, "%s is not supported",
+                              f->rec->path ? f->rec->path : "an open file of this kind");
         else
-            agent_refuse(r, "file-kind", pid, fd,
-                         "a file of kind %" G_GUINT64_FORMAT " is not supported", f->rec->kind);
+            agent_refuse_file(r, "file-kind", f->rec->rec.objref,
+                              "a file of kind %" G_GUINT64_FORMAT " is not supported",
+                              f->rec->kind);
     }
 }
 

@@ -105,14 +105,11 @@ static void plan_lock(AgentRestore *r, const struct fmt_lock *lock, char **lines
     g_autofree char *path = f && f->path && f->path[0] == '/' ? agent_file_path(r, f) : NULL;
     struct local_lock local;
     struct stat st;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, lock->file, &pid, &fd);
     if (lock->kind > FMT_LOCK_LEASE || lock->type > F_WRLCK || lock->end > G_MAXINT64 ||
         lock->start > lock->end || (lock->kind == FMT_LOCK_POSIX && !find_holder(r, lock).task)) {
-        agent_refuse(r, "file-lock", pid, fd, "its lock of %s cannot be taken",
-                     f && f->path ? f->path : "a file");
+        agent_refuse_file(r, "file-lock", lock->file, "its lock of %s cannot be taken",
+                          f && f->path ? f->path : "a file");
         return;
     }
     if (!path || f->deleted || stat(path, &st) < 0)
@@ -120,7 +117,8 @@ static void plan_lock(AgentRestore *r, const struct fmt_lock *lock, char **lines
     for (char **line = lines; line && *line; line++) {
         if (parse(*line, &local) && local.dev == st.st_dev && local.ino == st.st_ino &&
             conflicts(lock, &local))
-            agent_refuse(r, "file-lock", pid, fd, "%s is locked by another process here", path);
+            agent_refuse_file(r, "file-lock", lock->file, "%s is locked by another process here",
+                              path);
     }
 }
 

@@ -47,14 +47,10 @@ static void plan(AgentRestore *r)
 
     g_hash_table_iter_init(&iter, r->files);
     while (g_hash_table_iter_next(&iter, NULL, (void **)&f)) {
-        uint64_t pid;
-        int64_t fd;
-
-        agent_file_user(r, f->rec->rec.objref, &pid, &fd);
         if (f->rec->owner_pid && (f->rec->owner_type > F_OWNER_PGRP || !is_in_image(r, f->rec)))
-            agent_refuse(r, "file-owner", pid, fd,
-                         "it tells %" G_GUINT64_FORMAT ", which is not in the image",
-                         f->rec->owner_pid);
+            agent_refuse_file(r, "file-owner", f->rec->rec.objref,
+                              "it tells %" G_GUINT64_FORMAT ", which is not in the image",
+                              f->rec->owner_pid);
     }
 }
 

@@ -68,19 +68,18 @@ static void plan_watch(AgentRestore *r, const struct fmt_file *f,
     g_autofree char *path = watch->path ? agent_path(r, watch->path) : NULL;
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, watch->object, FMT_INODE);
     struct stat st;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!path && !is_open_in_image(r, watch))
-        agent_refuse(r, "inotify", pid, fd, "watch %" G_GUINT64_FORMAT " is of nothing", watch->wd);
+        agent_refuse_file(r, "inotify", f->rec.objref, "watch %" G_GUINT64_FORMAT " is of nothing",
+                          watch->wd);
     else if (path && inode && inode->contents == FMT_CONTENTS_CARRIED)
         return;
     else if (path && lstat(path, &st) < 0)
-        agent_refuse(r, "file-missing", pid, fd, "%s, which is watched: %s", path,
-                     g_strerror(errno));
+        agent_refuse_file(r, "file-missing", f->rec.objref, "%s, which is watched: %s", path,
+                          g_strerror(errno));
     else if (path && (st.st_mode & S_IFMT) != (watch->mode & S_IFMT))
-        agent_refuse(r, "file-type", pid, fd, "%s, which is watched, is something else here", path);
+        agent_refuse_file(r, "file-type", f->rec.objref,
+                          "%s, which is watched, is something else here", path);
 }
 
 static void plan(AgentRestore *r, const struct fmt_file *f)
@@ -88,31 +87,29 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
     const struct fmt_inotify *rec = fmt_image_by_ref(r->img, f->object, FMT_INOTIFY);
     const struct fmt_inotify_watch *watch;
     g_autofree char *text = NULL;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!rec) {
-        agent_refuse(r, "inotify", pid, fd, "the image lacks an inotify instance");
+        agent_refuse_file(r, "inotify", f->rec.objref, "the image lacks an inotify instance");
         return;
     }
     for (size_t i = 0; FMT_NEXT(r->img, INOTIFY_WATCH, i, watch); i++) {
         if (watch->inotify != rec->rec.objref)
             continue;
         if (watch->wd == 0 || watch->wd >= rec->next_wd)
-            agent_refuse(r, "inotify", pid, fd, "a watch has the number %" G_GUINT64_FORMAT,
-                         watch->wd);
+            agent_refuse_file(r, "inotify", f->rec.objref,
+                              "a watch has the number %" G_GUINT64_FORMAT, watch->wd);
         plan_watch(r, f, watch);
     }
     if (rec->next_wd > MAX_NUMBERS)
-        agent_refuse(r, "inotify", pid, fd,
-                     "%" G_GUINT64_FORMAT " watches have been added to it, which takes too long",
-                     rec->next_wd - 1);
+        agent_refuse_file(r, "inotify", f->rec.objref,
+                          "%" G_GUINT64_FORMAT
+                          " watches have been added to it, which takes too long",
+                          rec->next_wd - 1);
     if (g_file_get_contents("/proc/sys/fs/inotify/max_queued_events", &text, NULL, NULL) &&
         g_ascii_strtoull(text, NULL, 10) != rec->max_events)
-        agent_note(r, "inotify", pid, fd,
-                   "fs.inotify.max_queued_events was %" G_GUINT64_FORMAT " and is %s here",
-                   rec->max_events, g_strstrip(text));
+        agent_note_file(r, "inotify", f->rec.objref,
+                        "fs.inotify.max_queued_events was %" G_GUINT64_FORMAT " and is %s here",
+                        rec->max_events, g_strstrip(text));
     agent_inotify_plan_events(r, f, rec);
 }
 

@@ -398,24 +398,21 @@ void agent_inotify_plan_events(AgentRestore *r, const struct fmt_file *f,
     const gsize size = rec->events ? g_bytes_get_size(rec->events) : 0;
     struct agent_event before, event, next;
     gsize at = 0;
-    uint64_t pid;
-    int64_t fd;
     bool first = true, more = agent_event_next(rec, &at, &event);
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     while (more) {
         const bool follows = agent_event_next(rec, &at, &next);
         const char *why = why_not(r, rec, first ? NULL : &before, &event, follows ? &next : NULL);
 
         if (why)
-            agent_refuse(r, "inotify", pid, fd,
-                         "event %#x of watch %d (%s) waits, which cannot be made again: %s",
-                         event.head.mask, event.head.wd, event.name, why);
+            agent_refuse_file(r, "inotify", f->rec.objref,
+                              "event %#x of watch %d (%s) waits, which cannot be made again: %s",
+                              event.head.mask, event.head.wd, event.name, why);
         before = event;
         event = next;
         first = false;
         more = follows;
     }
     if (at != size)
-        agent_refuse(r, "inotify", pid, fd, "its events are none");
+        agent_refuse_file(r, "inotify", f->rec.objref, "its events are none");
 }

@@ -144,19 +144,17 @@ bool agent_makers_end(AgentRestore *r, GError **error)
 void agent_maker_plan(AgentRestore *r, uint64_t pid, uint64_t file, const char *what)
 {
     const bool own_namespace = r->opt.new_pid_namespace;
-    uint64_t user;
-    int64_t fd;
 
-    agent_file_user(r, file, &user, &fd);
     if (pid == 0)
-        agent_note(r, "peer-credentials", user, fd, "%s of a process that the source did not show",
-                   what);
+        agent_note_file(r, "peer-credentials", file, "%s of a process that the source did not show",
+                        what);
     else if (pid > G_MAXINT || (own_namespace && pid == 1))
-        agent_refuse(r, "peer-credentials", user, fd,
-                     "%s process %" G_GUINT64_FORMAT ", which cannot be had here", what, pid);
+        agent_refuse_file(r, "peer-credentials", file,
+                          "%s process %" G_GUINT64_FORMAT ", which cannot be had here", what, pid);
     else if (!own_namespace && agent_process_is_taken(pid))
-        agent_refuse(r, "peer-credentials", user, fd,
-                     "%s process %" G_GUINT64_FORMAT
-                     ", and that pid is in use on this machine (not so with --new-pid-namespace)",
-                     what, pid);
+        agent_refuse_file(
+            r, "peer-credentials", file,
+            "%s process %" G_GUINT64_FORMAT
+            ", and that pid is in use on this machine (not so with --new-pid-namespace)",
+            what, pid);
 }

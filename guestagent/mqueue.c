@@ -43,15 +43,12 @@ static bool is_well_formed(const struct fmt_mqueue *q)
 static void plan(AgentRestore *r, const struct fmt_file *f)
 {
     const struct fmt_mqueue *q = fmt_image_by_ref(r->img, f->object, FMT_MQUEUE);
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!is_well_formed(q))
-        agent_refuse(r, "ipc", pid, fd, "its message queue is not well formed");
+        agent_refuse_file(r, "ipc", f->rec.objref, "its message queue is not well formed");
     else if (!q->unlinked && is_name_taken(q->name))
-        agent_refuse(r, "ipc-taken", pid, fd, "there is a message queue %s on this machine",
-                     q->name);
+        agent_refuse_file(r, "ipc-taken", f->rec.objref,
+                          "there is a message queue %s on this machine", q->name);
 }
 
 static mqd_t make(const struct fmt_mqueue *q, const char *name)

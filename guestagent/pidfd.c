@@ -37,20 +37,17 @@ static int open_pidfd(pid_t pid, const struct fmt_file *f)
 
 static void plan(AgentRestore *r, const struct fmt_file *f)
 {
-    uint64_t pid;
-    int64_t fd;
     const int probe = open_pidfd(getpid(), f);
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (probe < 0)
-        agent_refuse(r, "pidfd", pid, fd, "a pidfd%s: %s", f->flags & THREAD ? " of a thread" : "",
-                     g_strerror(errno));
+        agent_refuse_file(r, "pidfd", f->rec.objref, "a pidfd%s: %s",
+                          f->flags & THREAD ? " of a thread" : "", g_strerror(errno));
     else
         close(probe);
     if (f->object && !fmt_image_by_ref(r->img, f->object, FMT_PROC) &&
         !fmt_image_by_ref(r->img, f->object, FMT_TASK) &&
         !fmt_image_by_ref(r->img, f->object, FMT_FILE))
-        agent_refuse(r, "pidfd", pid, fd, "a pidfd of what is no process");
+        agent_refuse_file(r, "pidfd", f->rec.objref, "a pidfd of what is no process");
 }
 
 static bool status(const struct fmt_file *f, int fd, GError **error)

@@ -24,12 +24,9 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
 {
     const struct fmt_pipe *pipe = fmt_image_by_ref(r->img, f->object, FMT_PIPE);
     struct stat st;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!pipe) {
-        agent_refuse(r, "pipe", pid, fd, "the image lacks the pipe");
+        agent_refuse_file(r, "pipe", f->rec.objref, "the image lacks the pipe");
         return;
     }
     if (!f->path || g_str_has_prefix(f->path, "pipe:"))
@@ -38,12 +35,13 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
 
     if (f->deleted) {
         if (!agent_name_is_possible(path, &st))
-            agent_refuse(r, "file-deleted", pid, fd, "%s was deleted and cannot be made again: %s",
-                         path, g_strerror(errno));
+            agent_refuse_file(r, "file-deleted", f->rec.objref,
+                              "%s was deleted and cannot be made again: %s", path,
+                              g_strerror(errno));
     } else if (stat(path, &st) < 0)
-        agent_refuse(r, "file-missing", pid, fd, "%s: %s", path, g_strerror(errno));
+        agent_refuse_file(r, "file-missing", f->rec.objref, "%s: %s", path, g_strerror(errno));
     else if (!S_ISFIFO(st.st_mode))
-        agent_refuse(r, "file-type", pid, fd, "%s is no FIFO on this machine", path);
+        agent_refuse_file(r, "file-type", f->rec.objref, "%s is no FIFO on this machine", path);
 }
 
 static bool write_all(int fd, const uint8_t *data, size_t size, GError **error)

@@ -65,6 +65,30 @@ void agent_note(AgentRestore *r, const char *kind, uint64_t pid, int64_t fd, con
     va_end(args);
 }
 
+void agent_refuse_file(AgentRestore *r, const char *kind, uint64_t objref, const char *format, ...)
+{
+    uint64_t pid;
+    int64_t fd;
+    va_list args;
+
+    agent_file_user(r, objref, &pid, &fd);
+    va_start(args, format);
+    add(r->refusals, kind, pid, fd, format, args);
+    va_end(args);
+}
+
+void agent_note_file(AgentRestore *r, const char *kind, uint64_t objref, const char *format, ...)
+{
+    uint64_t pid;
+    int64_t fd;
+    va_list args;
+
+    agent_file_user(r, objref, &pid, &fd);
+    va_start(args, format);
+    add(r->notes, kind, pid, fd, format, args);
+    va_end(args);
+}
+
 static void proc_free(void *data)
 {
     AgentProc *p = data;

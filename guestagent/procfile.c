@@ -50,24 +50,21 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
 {
     const char *rest;
     const AgentProc *p = proc_of(r, f, &rest);
-    uint64_t pid;
-    int64_t fd;
     struct stat st;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!p) {
-        agent_refuse(r, "proc-file", pid, fd, "%s is of no process of the image",
-                     f->path ? f->path : "a file of /proc");
+        agent_refuse_file(r, "proc-file", f->rec.objref, "%s is of no process of the image",
+                          f->path ? f->path : "a file of /proc");
         return;
     }
     g_autofree char *like = g_strconcat("/proc/self", rest, NULL);
 
     // Those of threads and descriptors are not there yet.
     if (!strpbrk(rest, "0123456789") && lstat(like, &st) < 0)
-        agent_refuse(r, "file-missing", pid, fd, "%s: %s", like, g_strerror(errno));
+        agent_refuse_file(r, "file-missing", f->rec.objref, "%s: %s", like, g_strerror(errno));
     if (r->opt.new_pid_namespace)
-        agent_note(r, "proc-file", pid, fd, "%s shows under the number that /proc has for it here",
-                   f->path);
+        agent_note_file(r, "proc-file", f->rec.objref,
+                        "%s shows under the number that /proc has for it here", f->path);
 }
 
 static bool open_late(AgentRestore *r, const struct fmt_file *f, GError **error)

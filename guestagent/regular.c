@@ -28,31 +28,25 @@ static bool has_parent(const char *path)
 static void plan_contents(AgentRestore *r, const struct fmt_file *f, const struct fmt_inode *inode,
                           const struct stat *st, const char *path)
 {
-    uint64_t pid;
-    int64_t fd;
-
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (is_made_up(inode))
         return;
     if ((uint64_t)st->st_size != inode->size_bytes)
-        agent_refuse(r, "file-size", pid, fd,
-                     "%s has %" G_GUINT64_FORMAT " bytes on the source and %" G_GUINT64_FORMAT
-                     " bytes on this machine",
-                     path, inode->size_bytes, (uint64_t)st->st_size);
+        agent_refuse_file(r, "file-size", f->rec.objref,
+                          "%s has %" G_GUINT64_FORMAT " bytes on the source and %" G_GUINT64_FORMAT
+                          " bytes on this machine",
+                          path, inode->size_bytes, (uint64_t)st->st_size);
     else if (st->st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st->st_mtim.tv_nsec !=
              inode->mtime_ns)
-        agent_note(r, "file-time", pid, fd, "%s was modified at another time", path);
+        agent_note_file(r, "file-time", f->rec.objref, "%s was modified at another time", path);
 }
 
 static void plan_direct(AgentRestore *r, const struct fmt_file *f, const char *path)
 {
-    uint64_t pid;
-    int64_t fd;
     const int probe = open(path, O_RDONLY | O_DIRECT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (probe < 0 && errno == EINVAL)
-        agent_refuse(r, "file-flags", pid, fd, "%s cannot be opened with O_DIRECT here", path);
+        agent_refuse_file(r, "file-flags", f->rec.objref, "%s cannot be opened with O_DIRECT here",
+                          path);
     if (probe >= 0)
         close(probe);
 }
@@ -66,19 +60,16 @@ static void plan_missing(AgentRestore *r, const struct fmt_file *f, const struct
     };
     const int saved = errno;
     struct stat st;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     // A symbolic link that leads nowhere is something of that name, too.
     if (saved == ENOENT && inode->contents == FMT_CONTENTS_CARRIED && has_parent(path) &&
         lstat(path, &st) < 0)
-        agent_note(r, "carried", pid, fd, "%s was missing and came along", path);
+        agent_note_file(r, "carried", f->rec.objref, "%s was missing and came along", path);
     else
-        agent_refuse(r, "file-missing", pid, fd, "%s: %s%s", path, g_strerror(saved),
-                     inode->contents < G_N_ELEMENTS(why) && why[inode->contents]
-                         ? why[inode->contents]
-                         : "");
+        agent_refuse_file(r, "file-missing", f->rec.objref, "%s: %s%s", path, g_strerror(saved),
+                          inode->contents < G_N_ELEMENTS(why) && why[inode->contents]
+                              ? why[inode->contents]
+                              : "");
 }
 
 static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const char *type_name)
@@ -86,12 +77,9 @@ static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const c
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
     g_autofree char *path = NULL;
     struct stat st;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!inode || !f->path) {
-        agent_refuse(r, "file-path", pid, fd, "a %s has no path", type_name);
+        agent_refuse_file(r, "file-path", f->rec.objref, "a %s has no path", type_name);
         return;
     }
     if (f->deleted) {
@@ -102,7 +90,8 @@ static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const c
     if ((type == S_IFLNK ? lstat : stat)(path, &st) < 0) {
         plan_missing(r, f, inode, path);
     } else if ((st.st_mode & S_IFMT) != type) {
-        agent_refuse(r, "file-type", pid, fd, "%s is no %s on this machine", path, type_name);
+        agent_refuse_file(r, "file-type", f->rec.objref, "%s is no %s on this machine", path,
+                          type_name);
     } else if (type == S_IFREG && !(f->flags & O_PATH)) {
         plan_contents(r, f, inode, &st, path);
         if (f->flags & O_DIRECT)

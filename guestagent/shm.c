@@ -331,12 +331,8 @@ bool agent_shm_seal(AgentRestore *r, GError **error)
 
 static void plan(AgentRestore *r, const struct fmt_file *f)
 {
-    uint64_t pid;
-    int64_t fd;
-
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!fmt_image_by_ref(r->img, f->object, FMT_SHM))
-        agent_refuse(r, "memfd", pid, fd, "the image lacks the memory of a memfd");
+        agent_refuse_file(r, "memfd", f->rec.objref, "the image lacks the memory of a memfd");
 }
 
 static int open_memfd(AgentRestore *r, const struct fmt_file *f, GError **error)

@@ -9,12 +9,8 @@
 
 static void plan(AgentRestore *r, const struct fmt_file *f)
 {
-    uint64_t pid;
-    int64_t fd;
-
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!fmt_image_by_ref(r->img, f->object, FMT_EVENTFD))
-        agent_refuse(r, "signalfd", pid, fd, "the image lacks the mask of a signalfd");
+        agent_refuse_file(r, "signalfd", f->rec.objref, "the image lacks the mask of a signalfd");
 }
 
 static int open_signalfd(AgentRestore *r, const struct fmt_file *f, GError **error)

@@ -259,17 +259,15 @@ uint64_t agent_sock_file(AgentRestore *r, const struct agent_sock *s)
 static void plan(AgentRestore *r, const struct fmt_file *f)
 {
     const struct fmt_socket *rec = fmt_image_by_ref(r->img, f->object, FMT_SOCKET);
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!rec)
-        agent_refuse(r, "socket", pid, fd, "the image lacks the socket");
+        agent_refuse_file(r, "socket", f->rec.objref, "the image lacks the socket");
     else if (rec->family != AF_UNIX)
-        agent_refuse(r, "socket", pid, fd,
-                     "a socket of family %" G_GUINT64_FORMAT " is not supported", rec->family);
+        agent_refuse_file(r, "socket", f->rec.objref,
+                          "a socket of family %" G_GUINT64_FORMAT " is not supported", rec->family);
     else if (rec->state == FMT_SOCKET_PENDING || rec->state == FMT_SOCKET_CLOSED)
-        agent_refuse(r, "socket", pid, fd, "a descriptor of a socket that can have none");
+        agent_refuse_file(r, "socket", f->rec.objref,
+                          "a descriptor of a socket that can have none");
 }
 
 void agent_sockets_free(struct agent_sockets *sockets)

@@ -33,22 +33,20 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
 {
     const struct fmt_timerfd *rec = fmt_image_by_ref(r->img, f->object, FMT_TIMERFD);
     const int try = rec ? timerfd_create((clockid_t)rec->clock, TFD_CLOEXEC) : -1;
-    uint64_t pid;
-    int64_t fd;
 
-    agent_file_user(r, f->rec.objref, &pid, &fd);
     if (!rec)
-        agent_refuse(r, "timerfd", pid, fd, "the image lacks the timer of a timerfd");
+        agent_refuse_file(r, "timerfd", f->rec.objref, "the image lacks the timer of a timerfd");
     else if (rec->interval_ns > G_MAXINT64 / 4 || rec->left_ns < -G_MAXINT64 / 4 ||
              rec->left_ns > G_MAXINT64 / 2)
-        agent_refuse(r, "timerfd", pid, fd, "the time of a timerfd is impossible");
+        agent_refuse_file(r, "timerfd", f->rec.objref, "the time of a timerfd is impossible");
     else if (try < 0)
-        agent_refuse(r, "timerfd", pid, fd, "a timerfd by clock %" G_GUINT64_FORMAT ": %s",
-                     rec->clock, g_strerror(errno));
+        agent_refuse_file(r, "timerfd", f->rec.objref,
+                          "a timerfd by clock %" G_GUINT64_FORMAT ": %s", rec->clock,
+                          g_strerror(errno));
     else if (!can_set_ticks(try))
-        agent_refuse(r, "timerfd", pid, fd,
-                     "this kernel cannot restore the expirations of a timerfd "
-                     "(CONFIG_CHECKPOINT_RESTORE)");
+        agent_refuse_file(r, "timerfd", f->rec.objref,
+                          "this kernel cannot restore the expirations of a timerfd "
+                          "(CONFIG_CHECKPOINT_RESTORE)");
     if (try >= 0)
         close(try);
 }

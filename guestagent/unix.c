@@ -34,11 +34,7 @@
 
 static void refuse_socket(AgentRestore *r, const struct agent_sock *s, const char *text)
 {
-    uint64_t pid;
-    int64_t fd;
-
-    agent_file_user(r, agent_sock_file(r, s), &pid, &fd);
-    agent_refuse(r, "socket", pid, fd, "%s", text);
+    agent_refuse_file(r, "socket", agent_sock_file(r, s), "%s", text);
 }
 
 static bool is_closed(const struct agent_sock *s)

@@ -93,12 +93,9 @@ void agent_unix_queue_plan(AgentRestore *r)
         const struct agent_sock *to = agent_sock_find(r, m->socket);
         const char *text = wrong(r, m);
         const uint64_t file = to ? agent_sock_file(r, to) : 0;
-        uint64_t pid;
-        int64_t fd;
 
-        agent_file_user(r, file, &pid, &fd);
         if (text)
-            agent_refuse(r, "socket", pid, fd, "%s", text);
+            agent_refuse_file(r, "socket", file, "%s", text);
         else if (m->has_cred)
             agent_maker_plan(r, m->pid, file, "a message in a socket shows");
         oob |= !text && is_oob(m);
