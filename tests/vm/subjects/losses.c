@@ -7,9 +7,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/bpf.h>
-#include <linux/netlink.h>
-#include <linux/perf_event.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -19,10 +16,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/fanotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -32,6 +27,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "oddities.h"
 #include "subject.h"
 
 /* ---- what somebody outside holds ---- */
@@ -128,48 +124,6 @@ static void check_ends(bool moved)
 
 /* ---- descriptors of what cannot be had elsewhere ---- */
 
-static int open_map(void)
-{
-    union bpf_attr attr = {
-        .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 1};
-
-    return (int)syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr);
-}
-
-static int open_counter(void)
-{
-    struct perf_event_attr attr = {
-        .size = sizeof attr, .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_TASK_CLOCK};
-
-    return (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
-}
-
-static int open_kmsg(void)
-{
-    return open("/dev/kmsg", O_RDWR | O_NONBLOCK);
-}
-
-static int open_fanotify(void)
-{
-    return fanotify_init(FAN_CLASS_NOTIF | FAN_NONBLOCK, O_RDONLY);
-}
-
-static int open_debugfs(void)
-{
-    mount("none", "/sys/kernel/debug", "debugfs", 0, NULL); // or it is there
-    return open("/sys/kernel/debug/clear_warn_once", O_WRONLY);
-}
-
-static int open_file_system(void)
-{
-    return (int)syscall(SYS_fsopen, "tmpfs", 0);
-}
-
-static int open_namespace(void)
-{
-    return open("/proc/self/ns/uts", O_RDONLY);
-}
-
 static int open_tcp(void)
 {
     const struct sockaddr_in name = {.sin_family = AF_INET};
@@ -181,23 +135,18 @@ static int open_tcp(void)
                : -1;
 }
 
-static int open_netlink(void)
-{
-    return socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_ROUTE);
-}
-
 static struct thing {
     const char *name;
     int (*open)(void);
     int fd, copy; // copy: of the same description, with FD_CLOEXEC
 } things[] = {
-    {"BPF map", open_map, -1, -1},
-    {"performance counter", open_counter, -1, -1},
+    {"BPF map", open_bpf_map, -1, -1},
+    {"performance counter", open_perf, -1, -1},
     {"device", open_kmsg, -1, -1},
     {"fanotify group", open_fanotify, -1, -1},
     {"file of debugfs", open_debugfs, -1, -1},
-    {"file system context", open_file_system, -1, -1},
-    {"namespace", open_namespace, -1, -1},
+    {"file system context", open_fscontext, -1, -1},
+    {"namespace", open_uts_namespace, -1, -1},
     {"TCP socket", open_tcp, -1, -1},
     {"netlink socket", open_netlink, -1, -1},
 };

@@ -6,11 +6,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
-#include <linux/bpf.h>
 #include <linux/io_uring.h>
 #include <linux/kvm.h>
-#include <linux/netlink.h>
-#include <linux/perf_event.h>
 #include <linux/userfaultfd.h>
 #include <net/ethernet.h>
 #include <pthread.h>
@@ -20,11 +17,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/fanotify.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -32,6 +27,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "oddities.h"
 #include "subject.h"
 
 #define PAGE 4096
@@ -63,27 +59,6 @@ static int open_uffd(void)
     return fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0 ? fd : -1;
 }
 
-static int open_perf(void)
-{
-    struct perf_event_attr attr = {
-        .size = sizeof attr, .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_TASK_CLOCK};
-
-    return (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
-}
-
-static int open_bpf_map(void)
-{
-    union bpf_attr attr = {
-        .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 1};
-
-    return (int)syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr);
-}
-
-static int open_kmsg(void)
-{
-    return open("/dev/kmsg", O_RDWR);
-}
-
 static int open_kvm(void)
 {
     return open("/dev/kvm", O_RDWR);
@@ -96,27 +71,6 @@ static int open_vm(void)
     if (kvm >= 0)
         close(kvm);
     return vm;
-}
-
-static int open_fanotify(void)
-{
-    return fanotify_init(FAN_CLASS_NOTIF, O_RDONLY);
-}
-
-static int open_debugfs(void)
-{
-    mount("none", "/sys/kernel/debug", "debugfs", 0, NULL); // or it is there
-    return open("/sys/kernel/debug/clear_warn_once", O_WRONLY);
-}
-
-static int open_context(void)
-{
-    return (int)syscall(SYS_fsopen, "tmpfs", 0);
-}
-
-static int open_uts(void)
-{
-    return open("/proc/self/ns/uts", O_RDONLY);
 }
 
 static int open_init(void)
@@ -150,11 +104,6 @@ static int open_packet(void)
     return socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
 }
 
-static int open_netlink(void)
-{
-    return socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
-}
-
 static struct thing {
     int (*open)(void);
     const char *kind, *word;
@@ -170,8 +119,8 @@ static struct thing {
     {open_vm, "kvm", "kvm-vm", true, -1},
     {open_fanotify, "fanotify", "[fanotify]", false, -1},
     {open_debugfs, "kernel-file", "clear_warn_once", false, -1},
-    {open_context, "kernel-object", "[fscontext]", false, -1},
-    {open_uts, "namespace", "nsfs:", false, -1},
+    {open_fscontext, "kernel-object", "[fscontext]", false, -1},
+    {open_uts_namespace, "namespace", "nsfs:", false, -1},
     {open_init, "proc-file", "/proc/1/status", false, -1},
     {open_tcp, "socket", "0.0.0.0:4242", false, -1},
     {open_raw, "socket", "raw", false, -1},
