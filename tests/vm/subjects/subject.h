@@ -50,6 +50,15 @@ _Noreturn void subject_fail(const char *format, ...) __attribute__((format(print
 uint64_t subject_now(clockid_t clock); // nanoseconds
 void subject_sleep_ms(unsigned ms);
 
+// How far a moment lies outside of what a clock showed before and after it was asked for: the
+// program may have been away in between.
+static inline int64_t subject_outside(uint64_t moment, uint64_t before, uint64_t after)
+{
+    return moment < before  ? (int64_t)(moment - before)
+           : moment > after ? (int64_t)(moment - after)
+                            : 0;
+}
+
 // A number that looks random and depends on nothing but x.
 static inline uint64_t subject_mix(uint64_t x)
 {
