@@ -7,11 +7,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/perf_event.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -286,6 +288,22 @@ static int watch_children(void)
     return signals;
 }
 
+// QEMU before 8.1 may keep a translation of code that another vCPU has just patched: the breakpoint
+// instruction that the kernel puts there for the moment of patching then hits for ever, a panic in
+// __schedule(). The kernel patches the scheduler when the first event of perf comes and when the
+// last one goes. So one is always there.
+static void keep_perf_on(void)
+{
+    struct perf_event_attr attr = {
+        .type = PERF_TYPE_SOFTWARE,
+        .size = sizeof attr,
+        .config = PERF_COUNT_SW_DUMMY,
+    };
+
+    // Kernels without perf have nothing to patch.
+    syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
 int main(int argc, char **argv)
 {
     // Descriptors 0-2 must be taken, so that all later ones lie above.
@@ -298,6 +316,7 @@ int main(int argc, char **argv)
     ports_link();
     if (argc > 1)
         return strcmp(argv[1], "--ports") != 0;
+    keep_perf_on();
     int signals = watch_children();
     port_open(&port);
     for (;;) {
