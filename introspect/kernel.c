@@ -292,6 +292,7 @@ static IntroKernel *kernel_new(VmmMemory *mem, const IntroVmcoreinfo *info,
         !find_layout(k, profile_path, error) || !prove_release(k, error) ||
         !prove_init_task(k, error) || !find_cpus(k, error) || !check_running(k, error))
         return NULL;
+    intro_orc_learn(k);
     return g_steal_pointer(&k);
 }
 

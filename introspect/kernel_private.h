@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What an IntroKernel is made of. Only for the files behind kernel.h and layout.h.
+// What an IntroKernel is made of. Only for the files behind kernel.h and layout.h, and orc.c.
 #pragma once
 
 #include "introspect/frames.h"
@@ -16,6 +16,11 @@ struct intro_tlb_slot {
     uint64_t page; // gva
     uint64_t pause;
     struct gpa frame;
+};
+
+// What the unwind tables call the registers (ORC_REG_*), 0 where that could not be learnt.
+struct intro_orc_regs {
+    uint8_t sp, bp, prev_sp;
 };
 
 struct IntroKernel {
@@ -36,8 +41,12 @@ struct IntroKernel {
 
     unsigned n_cpus;
     uint64_t *percpu_offsets; // __per_cpu_offset, n_cpus of them
+    struct intro_orc_regs orc_regs;
 };
 
 // address.c: translation and reading.
 void intro_address_init(IntroKernel *k, VmmMemory *mem, const IntroVmcoreinfo *info);
 bool intro_address_find_maps(IntroKernel *k, GError **error); // needs symbols
+
+// orc.c: fills orc_regs; needs symbols and layout.
+void intro_orc_learn(IntroKernel *k);

@@ -4,21 +4,26 @@
 
 #include <string.h>
 
+#include "introspect/kernel_private.h"
 #include "introspect/reader.h"
 
 /*
  * Two parallel tables in the kernel image: __start_orc_unwind_ip holds sorted self-relative
- * addresses,
- * __start_orc_unwind a six-byte struct orc_entry for each, which tells how to get from a function's
- * stack pointer to its caller's. We only unwind sleeping tasks, which have no interrupt stacks in
- * between, so the plain cases are enough; anything else ends the chain as incomplete.
+ * addresses, __start_orc_unwind a six-byte struct orc_entry for each, which tells how to get from a
+ * function's stack pointer to its caller's. We only unwind sleeping tasks, which have no interrupt
+ * stacks in between, so the plain cases are enough; anything else ends the chain as incomplete.
  */
-enum { REG_UNDEFINED = 0, REG_PREV_SP = 1, REG_BP = 4, REG_SP = 5 };
-
 // The words that __switch_to_asm has pushed: r15 r14 r13 r12 bx bp, and its return address.
 #define SWITCH_FRAME_WORDS 7
 #define PT_REGS_BYTES      168
 #define MAX_ENTRIES        (1u << 24)
+#define MAX_LEARN          (1u << 14)
+
+struct tables {
+    struct gva ips, entries;
+    uint64_t n;
+    uint32_t stride;
+};
 
 struct orc {
     int64_t sp_offset, bp_offset;
@@ -29,24 +34,42 @@ struct frame {
     uint64_t ip, sp, bp;
 };
 
-// Finds the entry that covers ip: the last one whose address is not above it.
-static bool find_entry(IntroKernel *k, uint64_t ip, struct orc *ret, bool *ret_found,
+static bool find_tables(IntroKernel *k, struct tables *ret)
+{
+    struct gva ips_end;
+
+    ret->stride = intro_sizeof(k, T_orc_entry);
+    if (!intro_symbol(k, "__start_orc_unwind_ip", &ret->ips, NULL) ||
+        !intro_symbol(k, "__stop_orc_unwind_ip", &ips_end, NULL) ||
+        !intro_symbol(k, "__start_orc_unwind", &ret->entries, NULL) || !ret->stride)
+        return false;
+    ret->n = (ips_end.addr - ret->ips.addr) / 4;
+    return ret->n > 0 && ret->n <= MAX_ENTRIES;
+}
+
+static bool read_entry(IntroKernel *k, const struct tables *t, uint64_t i, struct orc *ret,
                        GError **error)
 {
-    struct gva ips, ips_end, entries;
-    uint32_t stride = intro_sizeof(k, T_orc_entry);
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct gva entry = GVA(t->entries.addr + i * t->stride);
 
-    *ret_found = false;
-    if (!intro_symbol(k, "__start_orc_unwind_ip", &ips, NULL) ||
-        !intro_symbol(k, "__stop_orc_unwind_ip", &ips_end, NULL) ||
-        !intro_symbol(k, "__start_orc_unwind", &entries, NULL) || !stride)
-        return true;
-    uint64_t low = 0, high = (ips_end.addr - ips.addr) / 4;
-    if (high > MAX_ENTRIES || high == 0)
-        return true;
+    ret->sp_offset = (int64_t)rd(&r, entry, M_orc_sp_offset);
+    ret->bp_offset = (int64_t)rd(&r, entry, M_orc_bp_offset);
+    ret->sp_reg = rd(&r, entry, M_orc_sp_reg);
+    ret->bp_reg = rd(&r, entry, M_orc_bp_reg);
+    ret->type = rd(&r, entry, M_orc_type);
+    return rd_done(&r, error);
+}
+
+// Finds the entry that covers ip: the last one whose address is not above it.
+static bool find_entry(IntroKernel *k, const struct tables *t, uint64_t ip, struct orc *ret,
+                       GError **error)
+{
+    uint64_t low = 0, high = t->n;
+
     while (high - low > 1) {
         uint64_t mid = low + (high - low) / 2;
-        struct gva at = GVA(ips.addr + 4 * mid);
+        struct gva at = GVA(t->ips.addr + 4 * mid);
         uint32_t offset;
         if (!intro_read_u32(k, at, &offset, error))
             return false;
@@ -55,16 +78,7 @@ static bool find_entry(IntroKernel *k, uint64_t ip, struct orc *ret, bool *ret_f
         else
             high = mid;
     }
-
-    g_auto(IntroReader) r = INTRO_READER(k);
-    struct gva entry = GVA(entries.addr + low * stride);
-    ret->sp_offset = (int64_t)rd(&r, entry, M_orc_sp_offset);
-    ret->bp_offset = (int64_t)rd(&r, entry, M_orc_bp_offset);
-    ret->sp_reg = rd(&r, entry, M_orc_sp_reg);
-    ret->bp_reg = rd(&r, entry, M_orc_bp_reg);
-    ret->type = rd(&r, entry, M_orc_type);
-    *ret_found = true;
-    return rd_done(&r, error);
+    return read_entry(k, t, low, ret, error);
 }
 
 // ORC_TYPE_*: before 6.4 CALL, REGS, REGS_PARTIAL; since then UNDEFINED and END_OF_STACK come
@@ -74,19 +88,53 @@ static bool is_call(IntroKernel *k, const struct orc *orc)
     return orc->type == (intro_place(k, M_orc_type)->bit_size >= 3 ? 2 : 0);
 }
 
+/*
+ * ORC_REG_* have been numbered anew (7.2 does not have the numbers of 6.12), and no type tells how.
+ * Every prologue does: a function begins with its return address at SP, and `push rbp` makes
+ * entries that find the caller's rbp 16 below the caller's SP; so does `mov rbp, rsp` after it, by
+ * rbp.
+ */
+void intro_orc_learn(IntroKernel *k)
+{
+    struct intro_orc_regs regs = {0};
+    struct tables t;
+    struct gva function;
+    struct orc orc;
+
+    if (!find_tables(k, &t) || !intro_symbol(k, "schedule", &function, NULL) ||
+        !find_entry(k, &t, function.addr, &orc, NULL) || !is_call(k, &orc) || orc.sp_offset != 8)
+        return;
+    regs.sp = (uint8_t)orc.sp_reg;
+    for (uint64_t i = 0; i < MIN(t.n, MAX_LEARN) && !(regs.bp && regs.prev_sp); i++) {
+        if (!read_entry(k, &t, i, &orc, NULL))
+            return;
+        if (!is_call(k, &orc) || orc.sp_offset != 16 || orc.bp_offset != -16)
+            continue;
+        if (orc.sp_reg == regs.sp)
+            regs.prev_sp = (uint8_t)orc.bp_reg;
+        else
+            regs.bp = (uint8_t)orc.sp_reg;
+    }
+    if (regs.sp && regs.bp && regs.prev_sp)
+        k->orc_regs = regs;
+}
+
 // From a function to its caller. *ret_more is false where the chain ends here.
 static bool step(IntroKernel *k, struct frame *f, uint64_t stack_end, struct gva user_regs,
                  bool *ret_more, bool *ret_complete, GError **error)
 {
+    const struct intro_orc_regs *regs = &k->orc_regs;
+    struct tables t;
     struct orc orc;
-    bool found;
 
     *ret_more = *ret_complete = false;
-    if (!find_entry(k, f->ip - 1, &orc, &found, error))
-        return false;
-    if (!found || (orc.sp_reg != REG_SP && orc.sp_reg != REG_BP))
+    if (!regs->sp || !find_tables(k, &t))
         return true;
-    uint64_t sp = (orc.sp_reg == REG_SP ? f->sp : f->bp) + (uint64_t)orc.sp_offset;
+    if (!find_entry(k, &t, f->ip - 1, &orc, error))
+        return false;
+    if (orc.sp_reg != regs->sp && orc.sp_reg != regs->bp)
+        return true;
+    uint64_t sp = (orc.sp_reg == regs->sp ? f->sp : f->bp) + (uint64_t)orc.sp_offset;
 
     if (!is_call(k, &orc)) { // the registers that an entry from user mode has saved
         *ret_complete = sp == user_regs.addr;
@@ -95,9 +143,9 @@ static bool step(IntroKernel *k, struct frame *f, uint64_t stack_end, struct gva
     // The stack only grows towards its end: whatever does not is no chain.
     if (sp <= f->sp || sp > stack_end)
         return true;
-    uint64_t bp_at = orc.bp_reg == REG_PREV_SP ? sp + (uint64_t)orc.bp_offset
-                     : orc.bp_reg == REG_BP    ? f->bp + (uint64_t)orc.bp_offset
-                                               : 0;
+    uint64_t bp_at = orc.bp_reg == regs->prev_sp ? sp + (uint64_t)orc.bp_offset
+                     : orc.bp_reg == regs->bp    ? f->bp + (uint64_t)orc.bp_offset
+                                                 : 0;
     if (bp_at && !intro_read_u64(k, GVA(bp_at), &f->bp, error))
         return false;
     f->sp = sp;
