@@ -25,6 +25,14 @@
 static const char *const waiters[] = {"futex_wait_queue", "futex_wait_queue_me", "futex_do_wait",
                                       "__futex_wait", "futex_wait"};
 
+static bool is_of_mm(const struct intro_reentry *e, const struct intro_futex_key *key)
+{
+    g_auto(IntroReader) r = INTRO_READER(e->c->k);
+    const uint64_t id = rd_opt(&r, e->where->mm, M_mm_futex_id, 0);
+
+    return !r.error && (key->ptr == e->where->mm.addr || (id && key->ptr == id));
+}
+
 // Where the futex of a key is; 0 where that cannot be told.
 static uint64_t address_of(const struct intro_reentry *e, const struct intro_futex_key *key)
 {
@@ -33,8 +41,7 @@ static uint64_t address_of(const struct intro_reentry *e, const struct intro_fut
     if (at >= VMM_PAGE_BYTES)
         return 0;
     if (!(key->offset & OFF_INODE))
-        return key->ptr == e->where->mm.addr && key->word % VMM_PAGE_BYTES == 0 ? key->word + at
-                                                                                : 0;
+        return key->word % VMM_PAGE_BYTES == 0 && is_of_mm(e, key) ? key->word + at : 0;
     // By its page in the file; both are in one mapping, or it is not known which.
     const struct fmt_vma *vma = fmt_image_vma(e->c->img, e->mm_ref, e->call->args[0]);
     const uint64_t in_file = key->word * VMM_PAGE_BYTES + at;
