@@ -221,12 +221,15 @@ static bool check_ack(CliAgent *a, GError **error)
 }
 
 // One sentence: what is missing, and the command that puts it there.
-static void set_absent(const char *target, const char *why, GError **error)
+static void set_absent(VmmMachine *vm, const char *target, const char *why, GError **error)
 {
+    // By its name: when it is shut down its id is gone.
+    const char *place = g_str_has_prefix(target, "qmp:") ? "./DISK" : vmm_machine_name(vm);
+
     g_set_error(error, CLI_ERROR, CLI_ERROR_AGENT,
-                "%s: vmgraft-agent does not run in this guest (%s): copy it there, it is one "
-                "static file, and start it as root; its port is " AGENT_PORT_NAME,
-                target, why);
+                "%s: vmgraft-agent does not run in this guest (%s): with the guest shut down, "
+                "`vmgraft agent install %s` puts it there",
+                target, why, place);
 }
 
 CliAgent *cli_agent_connect(struct cli *cli, VmmMachine *vm, const char *target, int64_t timeout_ms,
@@ -242,7 +245,7 @@ CliAgent *cli_agent_connect(struct cli *cli, VmmMachine *vm, const char *target,
     a->connection = vmm_machine_open_channel(vm, AGENT_PORT_NAME, &why);
     if (!a->connection) {
         if (g_error_matches(why, VMM_ERROR, VMM_ERROR_ABSENT))
-            set_absent(target, why->message, error);
+            set_absent(vm, target, why->message, error);
         else
             g_propagate_prefixed_error(error, g_steal_pointer(&why), "%s: ", target);
         return NULL;

@@ -13,7 +13,7 @@ _vmgraft() {
         [convert]="--to --output --pid"
         [restore]="--new-pid-namespace --agent-timeout --json"
         [migrate]="--copy --new-pid-namespace --allow --carry-files --carry-limit --deadline --agent-timeout --json"
-        [agent]="--agent-timeout --json"
+        [agent]="--agent --format --agent-timeout --json"
     )
 
     COMPREPLY=()
@@ -30,7 +30,7 @@ _vmgraft() {
     elif [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "${options[$command]} $common" -- "$cur")
     elif [ "$command" = agent ] && [ "$COMP_CWORD" = 2 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "status release abort" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "status install remove release abort" -- "$cur")
     else
         # The colon of qmp:/path is a word break of its own in bash.
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")

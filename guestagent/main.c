@@ -5,8 +5,11 @@
 #include <stdlib.h>
 
 #include "guestagent/local.h"
+#include "guestagent/protocol.h"
 #include "guestagent/session.h"
 #include "guestagent/version.h"
+
+static const char stamp[] __attribute__((used)) = AGENT_VERSION_MARK AGENT_VERSION;
 
 static const char summary[] =
     "Runs inside a guest and does there what the vmgraft command on the host asks for:\n"

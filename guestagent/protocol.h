@@ -54,7 +54,9 @@
  *  36  u32 header_sum   XXH3-64, lower half, of bytes 0..35
  *  40  payload
  */
-#define AGENT_PORT_NAME         "org.vmgraft.agent.0"
+#define AGENT_PORT_NAME "org.vmgraft.agent.0"
+// In the agent's file, with the version behind it: who it is can be read without running it.
+#define AGENT_VERSION_MARK      "vmgraft-agent, version "
 #define AGENT_PROTOCOL          1
 #define AGENT_FRAME_HEADER      40u
 #define AGENT_FRAME_HOST_BYTES  (64u << 10) // longest payload that a host sends

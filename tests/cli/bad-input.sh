@@ -64,7 +64,14 @@ check "port that is none" 2 "name:COMMAND, cgroup:/PATH, port:NUMBER" "$vmgraft"
 check "cgroup that is none" 2 "'cgroup:x' is no pid" "$vmgraft" show "qmp:$work/none" cgroup:x
 check "pid of migrate" 2 "'x' is no pid" "$vmgraft" migrate "qmp:$work/none" x "qmp:$work/none2"
 check "same source and target" 2 "same guest" "$vmgraft" migrate "qmp:$work/none" 5 "qmp:$work/none"
-check "agent verb" 2 "none of status, release, abort" "$vmgraft" agent sing "qmp:$work/none"
+check "agent verb" 2 "none of status, install, remove, release, abort" "$vmgraft" agent sing "qmp:$work/none"
+check "agent of a disk that is missing" 1 "$work/none.img" "$vmgraft" agent status "$work/none.img"
+check "agent: a disk does not run" 2 "is a disk" "$vmgraft" agent release "$work/none.img"
+check "agent: a disk in use" 2 "its disk is its own" "$vmgraft" agent install "qmp:$work/none"
+check "agent: two domains" 2 "'b' is one too many" "$vmgraft" agent install a b
+check "agent: no agent to install" 1 "$work/none.*No such file" \
+    "$vmgraft" agent install --agent "$work/none" ./disk
+check "agent: not for every guest" 1 "no static program" "$vmgraft" agent install --agent /bin/sh ./disk
 check "agent timeout" 2 "--agent-timeout takes" "$vmgraft" agent --agent-timeout=-1 status "qmp:$work/none"
 check "deadline" 2 "--deadline takes" "$vmgraft" capture --deadline=-1 "qmp:$work/none" 5 -o "$work/out"
 

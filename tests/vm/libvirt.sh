@@ -153,15 +153,15 @@ for command in "restore $work/a.vmg $b" "migrate $a $pid $b" "migrate --copy $a 
     # shellcheck disable=SC2086
     status 1 "$vmgraft" $command
     says "$b: vmgraft-agent does not run in this guest"
-    says "copy it there"
+    says "\`vmgraft agent install $b\`"
     [ "$(grep -c agent "$work/err")" = 1 ] || fail "said more than once: $command"
 done
 status 3 "$vmgraft" migrate "$b" "$child" "$a"
 says "runs no agent that could end the original"
-says "copy it there"
+says "\`vmgraft agent install $b\`"
 yes | "$vmgraft" restore - "$b" 2>"$work/err"
 [ "${PIPESTATUS[*]}" = "141 1" ] || fail "no agent: the image is read nevertheless"
-says "copy it there"
+says "\`vmgraft agent install $b\`"
 status 0 "$vmgraft" capture "$b" "$child" -o "$work/none.vmg"
 works "$a" "no agent in the other guest"
 
