@@ -249,20 +249,36 @@ static bool advise_fork(AgentProc *p, const struct fmt_vma *vma, GError **error)
     return true;
 }
 
-// Locks first without reading anything in, which fails only where locking is forbidden; what then
-// cannot be read in (PROT_NONE, behind the end of a file) could not on the source either.
+// That memory is locked is what msync() with MS_INVALIDATE is told by EBUSY, and all that it does.
+static bool is_locked(const struct agent_tracee *t, const struct fmt_vma *vma)
+{
+    const uint64_t args[6] = {vma->start, vma->end - vma->start, MS_INVALIDATE};
+    int64_t ret;
+
+    return agent_remote_raw(t, SYS_msync, args, &ret, NULL) && ret == -EBUSY;
+}
+
+// Locks first without reading anything in, which fails where locking is forbidden; 5.10 has it fail
+// after the fact for what cannot be read in (PROT_NONE, behind the end of a file). That could not
+// be read in on the source either.
 static bool lock(AgentProc *p, const struct fmt_vma *vma, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
-    const uint64_t now[6] = {vma->start, vma->end - vma->start, 0};
+    const uint64_t later[6] = {vma->start, vma->end - vma->start, MLOCK_ONFAULT};
+    const uint64_t now[6] = {later[0], later[1], 0};
     int64_t ret;
 
     if (!(vma->flags & FMT_VMA_LOCKED) || vma->kind == FMT_VMA_VVAR)
         return true;
     if (vma->kind == FMT_VMA_VDSO) // which may lie elsewhere here
         return agent_remote_raw(t, SYS_mlock2, now, &ret, error);
-    return agent_remote(t, "mlock2", SYS_mlock2, NULL, error, now[0], now[1], MLOCK_ONFAULT) &&
-           (vma->flags & FMT_VMA_LOCKONFAULT || agent_remote_raw(t, SYS_mlock2, now, &ret, error));
+    if (!agent_remote_raw(t, SYS_mlock2, later, &ret, error))
+        return false;
+    if (ret < 0 && !is_locked(t, vma)) {
+        errno = (int)-ret;
+        return agent_fail_errno(error, "mlock2");
+    }
+    return vma->flags & FMT_VMA_LOCKONFAULT || agent_remote_raw(t, SYS_mlock2, now, &ret, error);
 }
 
 static bool unmerge(AgentProc *p, const struct fmt_vma *vma, GError **error)

@@ -37,13 +37,15 @@ static void read_text(void)
 
 // Soft-dirty says what was written since somebody looked. Whether a shared mapping that can never
 // be written to counts as one is the kernel's business (sh; ms and the permissions say that it is).
+// Before 5.15 what execve() maps has a flag that nothing else can give (dw).
 static void keep_flags(char ret[128], const char *flags)
 {
     char word[8];
     int used;
 
     for (ret[0] = 0; sscanf(flags, " %7s%n", word, &used) == 1; flags += used)
-        if (strcmp(word, "sd") != 0 && strcmp(word, "sh") != 0 && strlen(ret) < 120)
+        if (strcmp(word, "sd") != 0 && strcmp(word, "sh") != 0 && strcmp(word, "dw") != 0 &&
+            strlen(ret) < 120)
             strcat(strcat(ret, word), " ");
 }
 
