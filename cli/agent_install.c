@@ -2,6 +2,7 @@
 // Puts the agent into a guest that is shut down, disk and definition, and takes it away.
 #include "cli/agent_install.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,8 +15,8 @@
 
 // One run: the domain, if it is one, and its disks.
 struct run {
-    const char *what; // for messages
-    VmmDefinition *def;
+    char *what;       // for messages
+    char *uuid, *uri; // of the domain, NULL: disks
     enum vmm_port port;
     CliDisk *disk;
     GPtrArray *notes; // char *
@@ -24,7 +25,9 @@ struct run {
 static void run_clear(struct run *r)
 {
     cli_disk_free(r->disk);
-    vmm_definition_free(r->def);
+    g_free(r->what);
+    g_free(r->uuid);
+    g_free(r->uri);
     g_ptr_array_unref(r->notes);
 }
 
@@ -52,24 +55,42 @@ bool cli_agent_is_off(struct cli *cli, const char *operand, bool *ret, GError **
     return true;
 }
 
+// The connection is not kept: the disk takes its time, and libvirt does not wait for the silent.
+static bool read_domain(struct cli *cli, const char *name, bool writable, struct run *r,
+                        GError **error)
+{
+    g_autoptr(VmmDefinition) def = open_domain(cli, name, error);
+
+    if (!def || (writable && !vmm_definition_check_off(def, error)) ||
+        !vmm_definition_find_port(def, AGENT_PORT_NAME, &r->port, error))
+        return false;
+    r->what = g_strdup(vmm_definition_name(def));
+    r->uuid = g_strdup(vmm_definition_uuid(def));
+    r->uri = g_strdup(vmm_definition_uri(def));
+    return true;
+}
+
 // Everything that can be refused at once is refused before the appliance boots.
 static bool begin(struct cli *cli, const struct cli_agent_place *place, bool writable,
                   struct run *r, GError **error)
 {
-    struct cli_disk_source source = {.paths = place->operands, .format = place->format};
+    const char *first = place->operands[0];
 
-    r->what = place->operands[0];
-    if (!cli_agent_is_disk(r->what)) {
-        r->def = open_domain(cli, r->what, error);
-        if (!r->def || (writable && !vmm_definition_check_off(r->def, error)) ||
-            !vmm_definition_find_port(r->def, AGENT_PORT_NAME, &r->port, error))
-            return false;
-        r->what = vmm_definition_name(r->def);
-        source.domain = vmm_definition_uuid(r->def);
-        source.uri = vmm_definition_uri(r->def);
-    }
-    source.what = r->what;
+    if (cli_agent_is_disk(first))
+        r->what = g_strdup(first);
+    else if (!read_domain(cli, first, writable, r, error))
+        return false;
+
+    const struct cli_disk_source source = {
+        .what = r->what,
+        .domain = r->uuid,
+        .uri = r->uri,
+        .paths = place->operands,
+        .format = place->format,
+    };
     cli_debug(cli, "%s: starting libguestfs", r->what);
+    // An appliance that dies is an error like others.
+    signal(SIGPIPE, SIG_IGN);
     r->disk = cli_disk_open(cli, &source, writable, error);
     if (!r->disk)
         return false;
@@ -79,18 +100,20 @@ static bool begin(struct cli *cli, const struct cli_agent_place *place, bool wri
     return true;
 }
 
-// The port as it is now: the disk took its time, and libvirt does not wait for those who are
-// silent.
-static bool look_again(struct cli *cli, struct run *r, GError **error)
+// Adds the port where it is not, or takes it out where it is ours.
+static bool settle_port(struct run *r, bool wanted, bool *changed, GError **error)
 {
-    g_autoptr(VmmDefinition) now =
-        vmm_definition_open(vmm_definition_uuid(r->def), cli->connect, error);
+    g_autoptr(VmmDefinition) def = vmm_definition_open(r->uuid, r->uri, error);
 
-    if (!now || !vmm_definition_find_port(now, AGENT_PORT_NAME, &r->port, error))
+    if (!def || !vmm_definition_find_port(def, AGENT_PORT_NAME, &r->port, error))
         return false;
-    r->what = vmm_definition_name(now);
-    vmm_definition_free(r->def);
-    r->def = g_steal_pointer(&now);
+    if (r->port != (wanted ? VMM_PORT_ABSENT : VMM_PORT_OURS))
+        return true;
+    if (!(wanted ? vmm_definition_add_port : vmm_definition_remove_port)(def, AGENT_PORT_NAME,
+                                                                         error))
+        return false;
+    r->port = wanted ? VMM_PORT_OURS : VMM_PORT_ABSENT;
+    *changed = true;
     return true;
 }
 
@@ -113,7 +136,7 @@ static void add_port(const struct run *r, struct json_object *obj)
     static const char *const names[] = {
         [VMM_PORT_ABSENT] = "absent", [VMM_PORT_FOREIGN] = "present", [VMM_PORT_OURS] = "added"};
 
-    json_object_object_add(obj, "channel", r->def ? json_object_new_string(names[r->port]) : NULL);
+    json_object_object_add(obj, "channel", r->uuid ? json_object_new_string(names[r->port]) : NULL);
 }
 
 static void add_state(struct json_object *obj, const struct cli_agent_disk *state)
@@ -137,19 +160,10 @@ static bool install_on(struct cli *cli, const struct cli_agent_place *place, str
 {
     g_autofree char *file = cli_agent_file(place->agent, error);
 
-    if (!file || !begin(cli, place, true, r, error) ||
-        !cli_agent_disk_install(r->disk, file, r->notes, changed, error) ||
-        !cli_agent_disk_look(r->disk, state, error) || !cli_disk_close(r->disk, error))
-        return false;
-    if (r->def && !look_again(cli, r, error))
-        return false;
-    if (r->def && r->port == VMM_PORT_ABSENT) {
-        if (!vmm_definition_add_port(r->def, AGENT_PORT_NAME, error))
-            return false;
-        r->port = VMM_PORT_OURS;
-        *changed = true;
-    }
-    return true;
+    return file && begin(cli, place, true, r, error) &&
+           cli_agent_disk_install(r->disk, file, r->notes, changed, error) &&
+           cli_agent_disk_look(r->disk, state, error) && cli_disk_close(r->disk, error) &&
+           (!r->uuid || settle_port(r, true, changed, error));
 }
 
 static void report_install(struct cli *cli, const struct run *r, bool changed,
@@ -165,7 +179,7 @@ static void report_install(struct cli *cli, const struct run *r, bool changed,
     }
     cli_note(cli, "%s: agent %s %s, started by %s%s", r->what, state->version,
              changed ? "installed" : "was there already", state->service,
-             r->def ? "" : "; its guest needs the port " AGENT_PORT_NAME);
+             r->uuid ? "" : "; its guest needs the port " AGENT_PORT_NAME);
     print_notes(cli, r);
 }
 
@@ -187,17 +201,11 @@ static bool remove_from(struct cli *cli, const struct cli_agent_place *place, st
 {
     if (!begin(cli, place, true, r, error) ||
         !cli_agent_disk_remove(r->disk, r->notes, changed, error) ||
-        !cli_disk_close(r->disk, error) || (r->def && !look_again(cli, r, error)))
+        !cli_disk_close(r->disk, error) || (r->uuid && !settle_port(r, false, changed, error)))
         return false;
-    if (r->port == VMM_PORT_OURS) {
-        if (!vmm_definition_remove_port(r->def, AGENT_PORT_NAME, error))
-            return false;
-        r->port = VMM_PORT_ABSENT;
-        *changed = true;
-    } else if (r->port == VMM_PORT_FOREIGN) {
+    if (r->port == VMM_PORT_FOREIGN)
         g_ptr_array_add(r->notes,
                         g_strdup("its port " AGENT_PORT_NAME " was there before, and stays"));
-    }
     return true;
 }
 
@@ -234,7 +242,7 @@ static void print_look(const struct run *r, const struct cli_agent_disk *state)
                                 : "not enabled");
     else
         printf("no agent on %s; ", system);
-    printf("port %s\n", r->def ? ports[r->port] : "unknown: this is a disk");
+    printf("port %s\n", r->uuid ? ports[r->port] : "unknown: this is a disk");
     if (!state->version || !state->scripted || !state->enabled)
         printf("'vmgraft agent install %s' puts it there\n", r->what);
 }

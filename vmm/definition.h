@@ -5,6 +5,7 @@
 #include <glib.h>
 #include <stdbool.h>
 
+// Not to be kept for long: nothing answers libvirt's questions whether we are still there.
 typedef struct VmmDefinition VmmDefinition;
 
 // target: a domain's name, UUID or id; uri: libvirt's, NULL: as virsh has it by itself. Errors:
