@@ -55,13 +55,27 @@ bool cli_agent_is_off(struct cli *cli, const char *operand, bool *ret, GError **
     return true;
 }
 
+// Disks are opened by name, which is another disk's on another host.
+static bool check_here(const VmmDefinition *def, GError **error)
+{
+    g_autofree char *host = NULL;
+
+    if (!g_uri_split(vmm_definition_uri(def), G_URI_FLAGS_NONE, NULL, NULL, &host, NULL, NULL, NULL,
+                     NULL, NULL) ||
+        !host || !*host)
+        return true;
+    g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
+                "domain %s has its disks on %s: run vmgraft there", vmm_definition_name(def), host);
+    return false;
+}
+
 // The connection is not kept: the disk takes its time, and libvirt does not wait for the silent.
 static bool read_domain(struct cli *cli, const char *name, bool writable, struct run *r,
                         GError **error)
 {
     g_autoptr(VmmDefinition) def = open_domain(cli, name, error);
 
-    if (!def || (writable && !vmm_definition_check_off(def, error)) ||
+    if (!def || !check_here(def, error) || (writable && !vmm_definition_check_off(def, error)) ||
         !vmm_definition_find_port(def, AGENT_PORT_NAME, &r->port, error))
         return false;
     r->what = g_strdup(vmm_definition_name(def));
