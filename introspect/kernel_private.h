@@ -18,9 +18,9 @@ struct intro_tlb_slot {
     struct gpa frame;
 };
 
-// What the unwind tables call the registers (ORC_REG_*), 0 where that could not be learnt.
+// What the unwind tables call the registers (ORC_REG_*), 0 where that is not known.
 struct intro_orc_regs {
-    uint8_t sp, bp, prev_sp;
+    uint8_t sp, bp, prev_sp, bp_indirect;
 };
 
 struct IntroKernel {

@@ -88,11 +88,16 @@ static bool is_call(IntroKernel *k, const struct orc *orc)
     return orc->type == (intro_place(k, M_orc_type)->bit_size >= 3 ? 2 : 0);
 }
 
+// ORC_REG_*: those of 4.14, and those of 7.2.
+static const struct intro_orc_regs numberings[] = {
+    {.sp = 5, .bp = 4, .prev_sp = 1, .bp_indirect = 8},
+    {.sp = 3, .bp = 4, .prev_sp = 8, .bp_indirect = 10},
+};
+
 /*
- * ORC_REG_* have been numbered anew (7.2 does not have the numbers of 6.12), and no type tells how.
- * Every prologue does: a function begins with its return address at SP, and `push rbp` makes
- * entries that find the caller's rbp 16 below the caller's SP; so does `mov rbp, rsp` after it, by
- * rbp.
+ * No type tells how the registers are numbered. Every prologue does: a function begins with its
+ * return address at SP, and `push rbp` makes entries that find the caller's rbp 16 below the
+ * caller's SP; so does `mov rbp, rsp` after it, by rbp.
  */
 void intro_orc_learn(IntroKernel *k)
 {
@@ -115,8 +120,10 @@ void intro_orc_learn(IntroKernel *k)
         else
             regs.bp = (uint8_t)orc.sp_reg;
     }
-    if (regs.sp && regs.bp && regs.prev_sp)
-        k->orc_regs = regs;
+    for (size_t i = 0; i < G_N_ELEMENTS(numberings); i++)
+        if (numberings[i].sp == regs.sp && numberings[i].bp == regs.bp &&
+            numberings[i].prev_sp == regs.prev_sp)
+            k->orc_regs = numberings[i];
 }
 
 // From a function to its caller. *ret_more is false where the chain ends here.
@@ -132,9 +139,12 @@ static bool step(IntroKernel *k, struct frame *f, uint64_t stack_end, struct gva
         return true;
     if (!find_entry(k, &t, f->ip - 1, &orc, error))
         return false;
-    if (orc.sp_reg != regs->sp && orc.sp_reg != regs->bp)
+    if (orc.sp_reg != regs->sp && orc.sp_reg != regs->bp && orc.sp_reg != regs->bp_indirect)
         return true;
     uint64_t sp = (orc.sp_reg == regs->sp ? f->sp : f->bp) + (uint64_t)orc.sp_offset;
+    // A function that aligns its stack keeps its caller's stack pointer in a word.
+    if (orc.sp_reg == regs->bp_indirect && !intro_read_u64(k, GVA(sp), &sp, error))
+        return false;
 
     if (!is_call(k, &orc)) { // the registers that an entry from user mode has saved
         *ret_complete = sp == user_regs.addr;
