@@ -415,14 +415,13 @@ void agent_time_plan(AgentRestore *r);
 int64_t agent_timens_offset(int64_t captured_ns, int64_t now_ns, int64_t elapsed_ns);
 // In the helper process, before the root is cloned: enters the namespace for its children.
 bool agent_time_enter(AgentRestore *r, const char **ret_what);
-// How long from now to a moment that was left_ns ahead when the source was paused; negative: it is
-// over. By CLOCK_MONOTONIC or CLOCK_BOOTTIME as they pass for the program.
-int64_t agent_time_until(AgentRestore *r, uint64_t clock, int64_t left_ns);
 // What is left at this moment of a timeout that had left_ns to go when the source was paused, never
 // less than 1 ns.
 uint64_t agent_time_left(AgentRestore *r, uint64_t left_ns);
 // The moment that was left_ns away (negative: in the past) when the source was paused, by a clock
 // as the restored processes see it.
 int64_t agent_time_moment(AgentRestore *r, uint64_t clock, int64_t left_ns);
+// What our own clock shows at a moment of theirs. Of a clock that has no offset: the same.
+int64_t agent_time_here(AgentRestore *r, uint64_t clock, int64_t moment_ns);
 // The moment at which such a timeout ends, by a clock as the restored processes see it.
 struct __kernel_timespec agent_time_deadline(AgentRestore *r, uint64_t clock, uint64_t left_ns);

@@ -173,11 +173,6 @@ static int64_t pause_there(AgentRestore *r, uint64_t clock)
     return r->timens ? captured(r, clock) : now_there(r, clock) - passed(r, clock);
 }
 
-int64_t agent_time_until(AgentRestore *r, uint64_t clock, int64_t left_ns)
-{
-    return left_ns - passed(r, clock);
-}
-
 uint64_t agent_time_left(AgentRestore *r, uint64_t left_ns)
 {
     const int64_t gone = MAX(passed(r, CLOCK_MONOTONIC), 0);
@@ -202,6 +197,21 @@ int64_t agent_time_moment(AgentRestore *r, uint64_t clock, int64_t left_ns)
         return pause_there(r, CLOCK_BOOTTIME) + left;
     default:
         return pause_there(r, CLOCK_MONOTONIC) + left;
+    }
+}
+
+int64_t agent_time_here(AgentRestore *r, uint64_t clock, int64_t moment_ns)
+{
+    int64_t own_mono, own_boot;
+
+    own_offsets(&own_mono, &own_boot);
+    switch (clock) {
+    case CLOCK_MONOTONIC:
+        return moment_ns - r->mono_offset_ns + own_mono;
+    case CLOCK_BOOTTIME:
+        return moment_ns - r->boot_offset_ns + own_boot;
+    default:
+        return moment_ns;
     }
 }
 

@@ -16,7 +16,9 @@
 
 #include "guestagent/engine.h"
 
-#define NS_PER_S G_GINT64_CONSTANT(1000000000)
+#define NS_PER_S   G_GINT64_CONSTANT(1000000000)
+#define HELD_UP_NS (NS_PER_S / 1000)
+#define MAX_TRIES  100
 
 #ifndef TFD_IOC_SET_TICKS
 #define TFD_IOC_SET_TICKS _IOW('T', 0, uint64_t) // needs CONFIG_CHECKPOINT_RESTORE
@@ -80,15 +82,23 @@ static int64_t now_ns(clockid_t clock)
     return ts.tv_sec * NS_PER_S + ts.tv_nsec;
 }
 
-// How long it has to go, negative where it should have expired. A moment by the wall clock stays
-// what it was; anything else counts the time that passes for the program.
-static int64_t left_ns(AgentRestore *r, const struct fmt_timerfd *rec)
+// The clock that its time passes by: a relative time does whatever becomes of the wall clock.
+static clockid_t passing_clock(const struct fmt_timerfd *rec)
 {
     const clockid_t clock = base_clock(rec);
 
-    if (clock == CLOCK_REALTIME && rec->flags & TFD_TIMER_ABSTIME)
-        return rec->expires_ns - now_ns(CLOCK_REALTIME);
-    return agent_time_until(r, clock == CLOCK_REALTIME ? CLOCK_MONOTONIC : clock, rec->left_ns);
+    return clock == CLOCK_REALTIME && !(rec->flags & TFD_TIMER_ABSTIME) ? CLOCK_MONOTONIC : clock;
+}
+
+// When it expires, or should have, as we see that clock. No time may pass between two looks at it:
+// intervals would be shifted, by seconds where we are held up.
+static int64_t moment_ns(AgentRestore *r, const struct fmt_timerfd *rec)
+{
+    const clockid_t clock = passing_clock(rec);
+
+    if (clock == CLOCK_REALTIME)
+        return rec->expires_ns;
+    return agent_time_here(r, (uint64_t)clock, agent_time_moment(r, (uint64_t)clock, rec->left_ns));
 }
 
 static bool set(int fd, uint64_t flags, int64_t value_ns, uint64_t interval_ns, GError **error)
@@ -102,11 +112,28 @@ static bool set(int fd, uint64_t flags, int64_t value_ns, uint64_t interval_ns, 
            agent_fail_errno(error, "timerfd_settime");
 }
 
+// By a relative time, as it was set at home: we may be held up in between.
+static bool set_relative(int fd, const struct fmt_timerfd *rec, int64_t moment, GError **error)
+{
+    const clockid_t clock = passing_clock(rec);
+
+    for (int tries = 0; tries < MAX_TRIES; tries++) {
+        const int64_t before = now_ns(clock);
+
+        if (!set(fd, rec->flags, MAX(moment - before, 1), rec->interval_ns, error))
+            return false;
+        if (now_ns(clock) - before < HELD_UP_NS)
+            break;
+    }
+    return true;
+}
+
 // Sets a timer that is due: it fires while we look. *ret_ticks is what it counts from then on.
-static bool set_past(int fd, const struct fmt_timerfd *rec, int64_t left, uint64_t *ret_ticks,
+static bool set_past(int fd, const struct fmt_timerfd *rec, int64_t moment, uint64_t *ret_ticks,
                      GError **error)
 {
-    int64_t at = now_ns(base_clock(rec)) + left;
+    const clockid_t base = base_clock(rec), passing = passing_clock(rec);
+    int64_t at = base == passing ? moment : now_ns(base) + moment - now_ns(passing);
     struct pollfd fired = {.fd = fd, .events = POLLIN};
 
     *ret_ticks = rec->ticks + rec->armed;
@@ -126,18 +153,18 @@ static bool arm(AgentRestore *r, const struct fmt_file *f, GError **error)
     const struct fmt_timerfd *rec = fmt_image_by_ref(r->img, f->object, FMT_TIMERFD);
     const int fd = agent_file_fd(r, f->rec.objref);
     const bool pending = rec->armed || (rec->expired && rec->interval_ns);
-    const int64_t left = pending ? left_ns(r, rec) : 0;
+    const int64_t moment = pending ? moment_ns(r, rec) : 0, now = now_ns(passing_clock(rec));
     uint64_t ticks = rec->ticks;
     bool ok;
 
     if (!pending)
         ok = set(fd, rec->flags, 0, rec->interval_ns, error);
-    else if (left <= 0 || !rec->armed)
-        ok = set_past(fd, rec, MIN(left, 0), &ticks, error);
+    else if (moment <= now || !rec->armed)
+        ok = set_past(fd, rec, MIN(moment, now), &ticks, error);
     else if (rec->flags & TFD_TIMER_ABSTIME)
-        ok = set(fd, rec->flags, now_ns(base_clock(rec)) + left, rec->interval_ns, error);
+        ok = set(fd, rec->flags, moment, rec->interval_ns, error);
     else
-        ok = set(fd, rec->flags, left, rec->interval_ns, error);
+        ok = set_relative(fd, rec, moment, error);
     if (!ok)
         return false;
     return ticks == 0 || ioctl(fd, TFD_IOC_SET_TICKS, &ticks) == 0 ||
