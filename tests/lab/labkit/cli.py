@@ -144,8 +144,8 @@ def parser():
     sub.add_argument("--agent", metavar="PATH|none",
                      help="the vmgraft agent to run; default: $VMGRAFT_AGENT, else the one in "
                           "build/guestagent of this tree when it has been built")
-    sub.add_argument("--timeout", type=_positive, default=120, metavar="SECONDS",
-                     help="give up when the guest does not answer by then (default 120)")
+    sub.add_argument("--timeout", type=_positive, default=600, metavar="SECONDS",
+                     help="give up when the guest does not answer by then (default 600)")
 
     sub = command("exec", cmd_exec, "run a command in a guest",
                   "lab exec a --user 1000 -- sh -c 'id; exit 3'\n"

@@ -2,14 +2,22 @@
 """The two guests: booted, spoken to, and looked at when one of them dies."""
 
 import os
+import socket
 import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from .subjects import guest_programs
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "lab"))
+from labkit.common import LabError  # noqa: E402
+from labkit.guest import Guest as LabGuest  # noqa: E402
+
 # The pids of A's processes must be free in B.
 FIRST_PID = {"a": 1000000, "b": 1000}
-CALL_TIMEOUT_S = 300
+CALL_TIMEOUT_S = 900
 
 
 class Failure(Exception):
@@ -26,10 +34,38 @@ class Guest:
         self.target = None
 
     def _run(self, *words):
-        done = subprocess.run([self.lab, *words], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, timeout=CALL_TIMEOUT_S, check=False)
+        try:
+            done = subprocess.run([self.lab, *words], stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=CALL_TIMEOUT_S,
+                                  check=False)
+        except subprocess.TimeoutExpired as late:
+            raise Failure(f"lab {words[0]} {self.name} does not end") from late
         self.log.write(f"$ lab {' '.join(words)}\n{done.stdout}{done.stderr}")
         return done
+
+    def _exec(self, *command, detach=False):
+        """As `lab exec` does it: exit code (detached: pid), output, errors. Not by that program, as
+        to start Python for each of so many commands would be most of a round."""
+        out, err = [], []
+        try:
+            with LabGuest(self.name).connect() as connection:
+                hang_up = threading.Timer(CALL_TIMEOUT_S, connection.socket.shutdown,
+                                          [socket.SHUT_RDWR])
+                hang_up.daemon = True
+                hang_up.start()
+                try:
+                    code = connection.start(command, detach=detach)
+                    if not detach:
+                        code = connection.finish(None, out.append, err.append)
+                finally:
+                    hang_up.cancel()
+        except LabError as error:
+            if detach:
+                raise Failure(f"{command[0]} does not start: {error}") from error
+            code, err = error.code, [str(error).encode()]
+        text = [b"".join(part).decode(errors="replace") for part in (out, err)]
+        self.log.write(f"$ lab exec {self.name} -- {' '.join(command)}\n{text[0]}{text[1]}[{code}]\n")
+        return code, *text
 
     def up(self, words):
         done = self._run("up", self.name, *words)
@@ -50,19 +86,15 @@ class Guest:
 
     def shell(self, script, codes=(0,)):
         """Output of a script; its exit code must be one of `codes`."""
-        done = self._run("exec", self.name, "--", "sh", "-c", script)
-        if done.returncode not in codes:
+        code, out, err = self._exec("sh", "-c", script)
+        if code not in codes:
             if not self.alive():
                 raise GuestDied(f"guest {self.name} died\n{self.console_tail()}")
-            raise Failure(f"{script!r} in {self.name}: exit code {done.returncode}: "
-                          f"{done.stderr.strip()[-500:]}")
-        return done.stdout
+            raise Failure(f"{script!r} in {self.name}: exit code {code}: {err.strip()[-500:]}")
+        return out
 
     def start(self, command):
-        done = self._run("exec", self.name, "--detach", "--", *command)
-        if done.returncode:
-            raise Failure(f"{command[0]} does not start: {done.stderr.strip()}")
-        return int(done.stdout)
+        return self._exec(*command, detach=True)[0]
 
 
 class Pair:

@@ -8,13 +8,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from .guests import CALL_TIMEOUT_S, Failure, GuestDied
+from .subjects import HOME
 
 READY_S = 120
 VERDICT_S = 120
 MAX_DELAY_S = 0.5
 REFUSED = 3  # exit code of vmgraft
-# Some subjects are hardly ever outside of the kernel, and the host may be busy.
-DEADLINE = ("--deadline", "20")
+# Some subjects are hardly ever outside of the kernel, and the host may be busy: so busy that a guest
+# gets no time for a while.
+DEADLINE = ("--deadline", "60")
+AGENT_TIMEOUT = ("--agent-timeout", "60")
 
 # Exit codes of the scripts below.
 ENDED, LATE = 8, 9
@@ -31,9 +34,10 @@ class Round:
     def __init__(self, pair, vmgraft, subject, workdir, folder, log):
         self.pair, self.vmgraft, self.subject = pair, vmgraft, subject
         self.workdir, self.folder, self.log = workdir, folder, log
-        self.pids = {}
+        self.guests, self.pids = [], {}  # that have the work directory; the process in each
 
     def _make_workdir(self, guest):
+        self.guests.append(guest)
         prepare = shlex.join(self.subject.command(self.workdir, "--prepare"))
         guest.shell(f"mkdir -p {self.workdir} && chmod 777 {self.workdir}" +
                     (f" && {prepare}" if self.subject.prepare else ""))
@@ -68,8 +72,11 @@ class Round:
         """The facts that the command prints, None where it refused what it must refuse."""
         words = [str(self.vmgraft), *words, "--json"]
         begin = time.monotonic()
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=CALL_TIMEOUT_S, check=False)
+        try:
+            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                  timeout=CALL_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as late:
+            raise Failure(f"vmgraft {words[1]} does not end") from late
         self.log.write(f"$ {shlex.join(words)}\n{done.stdout}{done.stderr}"
                        f"[{done.returncode}, {time.monotonic() - begin:.2f} s]\n")
         if self.subject.refused and words[1] != "restore":
@@ -93,10 +100,11 @@ class Round:
             image = str(self.folder / "image.vmg")
             facts = self._vmgraft("capture", *DEADLINE, *self.subject.options, source, pid, "-o", image)
             if facts:
-                self._vmgraft("restore", image, target)
+                self._vmgraft("restore", *AGENT_TIMEOUT, image, target)
             return facts
-        return self._vmgraft("migrate", *DEADLINE, *(["--copy"] if mode == "copy" else []),
-                             *self.subject.options, source, pid, target)
+        return self._vmgraft("migrate", *DEADLINE, *AGENT_TIMEOUT,
+                             *(["--copy"] if mode == "copy" else []), *self.subject.options,
+                             source, pid, target)
 
     def run(self, mode, random):
         """Returns the pause of A in milliseconds."""
@@ -127,12 +135,13 @@ class Round:
         """Not moved, but damaged: it must say FAIL, or its PASS would mean nothing."""
         self._make_workdir(self.pair.a)
         self.pids[self.pair.a] = self.pair.a.start(self.subject.command(self.workdir, "--sabotage"))
-        self.pair.a.shell(f"sleep 0.3; : >{self.workdir}/ask")
+        self.pair.a.shell(f": >{self.workdir}/ask")
         verdict = self._wait(self.pair.a, "verdict", VERDICT_S, "sabotaged")
         if not verdict.startswith("FAIL "):
             raise Failure(f"sabotaged, and still {verdict}")
 
     def clean(self):
-        """Kills what is left, in both guests."""
-        for guest, pid in self.pids.items():
-            guest.shell(f"kill -9 -- -{pid} {pid} 2>/dev/null; rm -rf {self.workdir}; exit 0")
+        """Leaves nothing to the next round."""
+        sweep = shlex.join([f"{HOME}/sweep", self.workdir])
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda guest: guest.shell(sweep), self.guests))

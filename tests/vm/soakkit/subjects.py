@@ -112,12 +112,15 @@ SUBJECTS = {subject.name: subject for subject in (
 # Brought along with their libraries.
 HOST_PROGRAMS = ("/usr/bin/python3", "/usr/bin/dash")
 SCRIPTS = ("primes.py", "shell.sh")
+# Clears up behind them.
+HELPERS = ("sweep",)
 
 
 def guest_programs(build, tree):
     """The words that `lab up` needs to have all subjects in a guest."""
     own = {subject.argv[0].rsplit("/", 1)[1] for subject in SUBJECTS.values()
            if subject.argv[0].startswith(HOME)}
-    words = [f"--program={build}/tests/vm/subjects/{name}={HOME}/{name}" for name in sorted(own)]
+    words = [f"--program={build}/tests/vm/subjects/{name}={HOME}/{name}"
+             for name in (*sorted(own), *HELPERS)]
     words += [f"--program={tree}/tests/vm/subjects/{name}={HOME}/{name}" for name in SCRIPTS]
     return words + [f"--program={path}" for path in HOST_PROGRAMS]
