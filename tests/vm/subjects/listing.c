@@ -113,7 +113,7 @@ static int open_proc(const char *format, int pid, int flags)
 static void set_up(void)
 {
     char path[PATH_MAX];
-    int fd;
+    int fd, named[2];
 
     open_names(&fresh);
     open_names(&begun);
@@ -135,12 +135,14 @@ static void set_up(void)
     CHECK(read_on(&removed, 8192) == 2, "names in an empty directory");
     MUST(rmdir(path) == 0);
 
-    MUST((child = fork()) >= 0);
+    MUST(pipe(named) == 0 && (child = fork()) >= 0);
     if (child == 0) {
-        MUST(prctl(PR_SET_NAME, "the child") == 0);
+        MUST(prctl(PR_SET_NAME, "the child") == 0 && write(named[1], "", 1) == 1);
+        MUST(close(named[0]) == 0 && close(named[1]) == 0);
         for (;;)
             pause();
     }
+    MUST(read(named[0], &(char){0}, 1) == 1 && close(named[0]) == 0 && close(named[1]) == 0);
     const int self = getpid();
     status_fd = open_proc("/proc/self/status", self, O_RDONLY);
     maps_fd = open_proc("/proc/%d/maps", self, O_RDONLY | O_CLOEXEC);

@@ -85,17 +85,20 @@ static void *ofd_waiter_main(void *arg)
 
 static void take_locks(void)
 {
+    int locked[2];
+
     posix = open_file("posix", O_RDWR);
     probe_posix = open_file("ofd", O_RDWR); // of another file: to close one of `posix` would unlock
     close(probe_posix);
     MUST(pipe2(woken, O_CLOEXEC) == 0);
-    MUST((waiter = fork()) >= 0);
+    MUST(pipe2(locked, O_CLOEXEC) == 0 && (waiter = fork()) >= 0);
     if (waiter == 0) {
-        subject_sleep_ms(100); // until the parent has the lock
+        MUST(read(locked[0], &(char){0}, 1) == 1); // until the parent has the lock
         posix_waiter_main();
     }
     for (size_t i = 0; i < sizeof posix_locks / sizeof posix_locks[0]; i++)
         set(posix, F_SETLK, posix_locks[i].type, posix_locks[i].start, posix_locks[i].len);
+    MUST(write(locked[1], "", 1) == 1 && close(locked[0]) == 0 && close(locked[1]) == 0);
     probe_posix = open_file("posix", O_RDWR);
     for (int i = 0; i < 3; i++)
         ofd[i] = open_file("ofd", O_RDWR);
@@ -225,8 +228,8 @@ static void expect_signal(int signo, int fd, const char *what)
 
     sigemptyset(&set);
     sigaddset(&set, signo);
-    CHECK(sigtimedwait(&set, &info, &(struct timespec){10, 0}) == signo, "%s sends no signal",
-          what);
+    CHECK(sigtimedwait(&set, &info, &(struct timespec){PATIENCE_NS / NS_PER_S, 0}) == signo,
+          "%s sends no signal", what);
     CHECK(signo == SIGIO || info.si_fd == fd, "%s sends a signal for descriptor %d, not %d", what,
           info.si_fd, fd);
 }

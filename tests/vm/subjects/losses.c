@@ -103,6 +103,8 @@ static void check_ends(bool moved)
     CHECK(moved ? more == 0 : more < 0 && errno == EAGAIN, "end of the pipe: %zd %m", more);
     const ssize_t sent = write(writes[1], "d", 1);
     CHECK(moved ? sent < 0 && errno == EPIPE : sent == 1, "pipe to the outside: %zd %m", sent);
+    if (moved)
+        AWAIT(__atomic_load_n(&woken, __ATOMIC_SEQ_CST), "who reads a pipe does not wake");
     subject_sleep_ms(200);
     CHECK(__atomic_load_n(&woken, __ATOMIC_SEQ_CST) == moved, "who reads a pipe wakes: %d", woken);
 
@@ -118,8 +120,11 @@ static void check_ends(bool moved)
     CHECK(moved ? told < 0 && errno == ECONNREFUSED : told == 1, "datagram: %zd %m", told);
 
     CHECK(shared->written == 0x5eed, "shared memory");
+    if (!moved)
+        AWAIT(__atomic_load_n(&shared->ticks, __ATOMIC_SEQ_CST) != ticks,
+              "shared memory is not shared");
     CHECK((__atomic_load_n(&shared->ticks, __ATOMIC_SEQ_CST) == ticks) == moved,
-          "shared memory is %sshared", moved ? "" : "not ");
+          "shared memory is shared");
 }
 
 /* ---- descriptors of what cannot be had elsewhere ---- */

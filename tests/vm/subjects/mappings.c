@@ -446,8 +446,9 @@ static void make_swapped(void)
 {
     static uint32_t header[PAGE / 4];
     struct area *a = anonymous("swapped", 200, 0);
-    const int fd = open(swap_path, O_RDWR | O_CLOEXEC);
 
+    swapoff(swap_path); // of one that was killed
+    const int fd = open(swap_path, O_RDWR | O_CLOEXEC);
     MUST(fd >= 0);
     header[256] = 1;    // version
     header[257] = 1000; // last page

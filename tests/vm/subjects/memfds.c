@@ -190,8 +190,10 @@ static pid_t child;
 static void child_main(void)
 {
     for (;;) {
-        common->counter++;
-        common->answer = common->ask;
+        const uint64_t asked = common->ask;
+
+        common->counter++; // after it was asked, before it answers
+        common->answer = asked;
         subject_sleep_ms(1);
     }
 }
@@ -214,9 +216,8 @@ static void check_child(void)
     const uint64_t counter = common->counter;
 
     common->ask = ++asked;
-    for (int i = 0; i < 5000 && common->answer != asked; i++)
-        subject_sleep_ms(1);
-    CHECK(common->answer == asked && common->counter > counter, "the child does not answer");
+    AWAIT(common->answer == asked, "the child does not answer");
+    CHECK(common->counter > counter, "the child does not count");
 }
 
 /* ---- private huge pages ---- */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -97,6 +98,7 @@ static void check_all(void)
 /* ---- who waits ---- */
 
 static volatile sig_atomic_t notified, notified_value;
+static volatile pid_t receiver_tid;
 
 static void on_notify(int signo, siginfo_t *info, void *context)
 {
@@ -109,6 +111,7 @@ static void *wait_message(void *arg)
     ssize_t got;
     char text[100];
 
+    receiver_tid = gettid();
     do
         got = mq_receive(waited, text, sizeof text, NULL);
     while (got < 0 && errno == EINTR);
@@ -171,12 +174,12 @@ static void check_notification(pthread_t receiver)
     char text[100];
 
     CHECK(mq_notify(waited, &other) < 0 && errno == EBUSY, "nobody is registered: %m");
+    subject_await_call(receiver_tid, SYS_mq_timedreceive);
     MUST(mq_send(waited, "first", 5, 0) == 0);
     MUST(pthread_join(receiver, NULL) == 0);
     CHECK(!notified, "notified of a message that somebody waited for");
     MUST(mq_send(waited, "second", 6, 0) == 0);
-    for (int i = 0; !notified && i < 1000; i++)
-        subject_sleep_ms(5);
+    AWAIT(notified, "not notified");
     CHECK(notified == SIGRTMIN + 2 && notified_value == 4711, "notified with %d, %d", notified,
           notified_value);
     MUST(mq_receive(waited, text, sizeof text, NULL) == 6);
@@ -212,6 +215,8 @@ int main(int argc, char **argv)
     MUST(pthread_create(&receiver, NULL, wait_message, NULL) == 0);
     MUST(pthread_create(&patient, NULL, wait_timeout, NULL) == 0);
     MUST(pthread_create(&sender, NULL, wait_room, NULL) == 0);
+    while (!receiver_tid)
+        subject_sleep_ms(1);
     subject_sleep_ms(50);
     subject_ready();
     if (subject.sabotage)

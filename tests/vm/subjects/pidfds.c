@@ -163,10 +163,15 @@ static void end(pthread_t poller)
 int main(int argc, char **argv)
 {
     pthread_t poller;
+    sigset_t own_signal;
 
     subject_begin(argc, argv);
+    sigemptyset(&own_signal);
+    sigaddset(&own_signal, SIGUSR1);
+    MUST(sigprocmask(SIG_BLOCK, &own_signal, NULL) == 0); // the threads leave it to us
     set_up();
     MUST(pthread_create(&poller, NULL, poll_child, NULL) == 0);
+    MUST(sigprocmask(SIG_UNBLOCK, &own_signal, NULL) == 0);
     subject_sleep_ms(20);
     subject_ready();
     if (subject.sabotage)

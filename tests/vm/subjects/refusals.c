@@ -389,8 +389,7 @@ static void check(pid_t traced, pid_t nested)
     CHECK(write(pipe_out[1], "a", 1) == 1, "pipe: %m");
     CHECK(send(pair[0], "bc", 2, 0) == 2 && recv(pair[0], bytes, 8, 0) == 2, "socket: %m");
     const uint64_t ticks = shared[1];
-    subject_sleep_ms(200);
-    CHECK(shared[1] > ticks, "memory shared with the one outside");
+    AWAIT(shared[1] > ticks, "memory shared with the one outside");
     CHECK(kill(traced, 0) == 0 && kill(nested, 0) == 0, "a child is gone");
     CHECK(syscall(SYS_io_destroy, aio) == 0, "asynchronous I/O: %m");
 }

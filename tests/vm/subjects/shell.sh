@@ -20,7 +20,7 @@ usr1=0
 # The child tells its parent how far it has come by its exit code.
 (
     n=0
-    while [ ! -e "$workdir/ask" ]; do
+    while [ "$n" -eq 0 ] || [ ! -e "$workdir/ask" ]; do
         n=$((n + 1))
         sleep 0.07
     done
@@ -32,7 +32,8 @@ child=$!
 count=0
 sum=0
 publish ready ''
-while [ ! -e "$workdir/ask" ]; do
+# However early it is asked: a sabotaged one must find out.
+while [ "$count" -eq 0 ] || [ ! -e "$workdir/ask" ]; do
     count=$((count + 1))
     sum=$((sum + count))
     case $2 in --sabotage) sum=$((sum + 1)) ;; esac

@@ -10,6 +10,8 @@
 
 #include "subject.h"
 
+#define SABOTAGED_ROUNDS 20
+
 struct subject subject;
 
 void subject_begin(int argc, char **argv)
@@ -49,7 +51,11 @@ void subject_ready(void)
 
 bool subject_asked(void)
 {
+    static unsigned sabotaged_rounds;
     char path[256];
+
+    if (subject.sabotage && sabotaged_rounds++ < SABOTAGED_ROUNDS)
+        return false;
 
     snprintf(path, sizeof path, "%s/ask", subject.workdir);
     return access(path, F_OK) == 0;
@@ -96,4 +102,24 @@ void subject_sleep_ms(unsigned ms)
 
     while (nanosleep(&left, &left) < 0 && errno == EINTR)
         ;
+}
+
+static long call_of(pid_t tid)
+{
+    char path[64], text[32];
+    long nr;
+
+    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+
+    CHECK(n >= 0, "%s: %m", path);
+    close(fd);
+    text[n] = '\0';
+    return sscanf(text, "%ld", &nr) == 1 ? nr : -1; // "running" otherwise
+}
+
+void subject_await_call(pid_t tid, long nr)
+{
+    AWAIT(call_of(tid) == nr, "thread %d does not sleep in call %ld", (int)tid, nr);
 }

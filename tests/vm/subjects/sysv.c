@@ -245,10 +245,8 @@ static void check_waiting(void)
             continue;
         CHECK(!w->done, "the waiter for semaphore %d waits no more", w->num);
         // Just moved, it may have to enter the call again first.
-        for (int n = 0; semctl(sems, w->num, w->add ? GETNCNT : GETZCNT) != 1; n++) {
-            CHECK(n < 200, "%d wait for semaphore %d", semctl(sems, w->num, GETNCNT), w->num);
-            subject_sleep_ms(5);
-        }
+        AWAIT(semctl(sems, w->num, w->add ? GETNCNT : GETZCNT) == 1, "%d wait for semaphore %d",
+              semctl(sems, w->num, GETNCNT), w->num);
     }
 }
 
@@ -542,10 +540,7 @@ int main(int argc, char **argv)
         compare(&facts);
         check_segments();
         check_waiting();
-        for (int n = 0; board->child_checks == checks; n++) {
-            CHECK(n < 2000, "the child does not see what the parent sees");
-            subject_sleep_ms(2);
-        }
+        AWAIT(board->child_checks != checks, "the child does not see what the parent sees");
     } while (!subject_asked());
     check_attachments();
     compare(&facts);

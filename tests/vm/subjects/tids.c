@@ -107,6 +107,7 @@ int main(int argc, char **argv)
             MUST(syscall(SYS_set_robust_list, (char *)facts.robust_list + 8, facts.robust_bytes) ==
                  0);
     } while (!subject_asked());
+    compare(&facts);
     pthread_mutex_lock(&go);
     leave = true;
     pthread_cond_broadcast(&gone);

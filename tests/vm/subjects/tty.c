@@ -130,6 +130,7 @@ static int waiting(int fd)
 {
     int n = -1;
 
+    events_of(fd); // waits for the kernel's worker where nothing has come yet
     MUST(ioctl(fd, FIONREAD, &n) == 0);
     return n;
 }
@@ -157,6 +158,14 @@ static void expect_text(int fd, const char *text, const char *what)
     expect(fd, text, text ? strlen(text) : 0, what);
 }
 
+// Output comes by a worker of the kernel, maybe in pieces.
+static void await_input(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    CHECK(poll(&p, 1, PATIENCE_MS) == 1, "nothing comes");
+}
+
 // The same in as many reads as it takes.
 static void gather(int fd, const char *text, const char *what)
 {
@@ -164,7 +173,8 @@ static void gather(int fd, const char *text, const char *what)
     char got[256];
     size_t n = 0;
 
-    while (n < len && events_of(fd) & POLLIN) {
+    while (n < len) {
+        await_input(fd);
         const ssize_t more = read(fd, got + n, len - n);
 
         CHECK(more > 0, "%s: %m", what);
@@ -194,8 +204,9 @@ static size_t fill(int fd)
     size_t n = 0;
 
     MUST(fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) == 0);
-    for (int tries = 0; tries < 20; tries++) {
-        for (;; n++) {
+    // Full is what stays so.
+    for (int tries = 0; tries < 40; tries++) {
+        for (;; n++, tries = 0) {
             const char c = (char)('a' + n % 23);
             const ssize_t done = write(fd, &c, 1);
 
@@ -257,7 +268,7 @@ static void set_lines(void)
     // A line that is read in part, whole ones, an end of file, one that ends without a new line.
     say(lines.master,
         "first line\nsecond\n\x04half\x04\x16\nquoted\x16\x04\x16\x16\nunfinished x\x7f");
-    MUST(poll(&(struct pollfd){.fd = lines.slave, .events = POLLIN}, 1, 1000) == 1);
+    await_input(lines.slave);
     MUST(read(lines.slave, got, 4) == 4);
 }
 
@@ -280,7 +291,7 @@ static void set_bytes(void)
     open_slave(&bytes);
     set_raw(&bytes, 1);
     MUST(write(bytes.master, "raw\0\x03\x04\n\r\x11\x13\x16\xff", 12) == 12);
-    MUST(poll(&(struct pollfd){.fd = bytes.slave, .events = POLLIN}, 1, 1000) == 1);
+    await_input(bytes.slave);
     MUST(write(bytes.slave, "out\0\n\xff", 6) == 6);
 }
 
@@ -335,8 +346,7 @@ static void check_stopped(void)
     expect_text(stopped.master, "before", "what came before the stop");
     expect_text(stopped.master, NULL, "what is stopped");
     say(stopped.master, "\x11");
-    MUST(poll(&(struct pollfd){.fd = stopped.master, .events = POLLIN}, 1, 2000) == 1);
-    expect_text(stopped.master, "abc^A", "echo that waited");
+    gather(stopped.master, "abc^A", "echo that waited");
     say(stopped.master, "\n");
     expect_text(stopped.slave, "abc\x01\n", "what was typed meanwhile");
     // By tcflow: no character starts it again.
@@ -399,7 +409,7 @@ static void set_mixed(void)
     open_slave(&mixed);
     set_raw(&mixed, 1);
     say(mixed.master, "raw then lin");
-    MUST(poll(&(struct pollfd){.fd = mixed.slave, .events = POLLIN}, 1, 1000) == 1);
+    await_input(mixed.slave);
     change(&mixed, ICRNL, 0, ICANON, true);
     say(mixed.master, "es\r");
     quoting = make();

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,7 @@ static const char *const names[] = {"leader", "early", "front", "friend", "back"
 
 static struct shared {
     volatile pid_t pid[N_ROLES];
+    volatile bool set_up[N_ROLES];
     volatile unsigned got[N_ROLES][32]; // signals
     volatile char line[64];             // that BACK has read
     volatile pid_t front_sees;          // foreground group by /dev/tty
@@ -43,11 +45,16 @@ static void count(int signo)
     shared->got[role][signo]++;
 }
 
-static void take(int signo)
+static void handle(int signo, void (*handler)(int))
 {
-    const struct sigaction action = {.sa_handler = count};
+    const struct sigaction action = {.sa_handler = handler};
 
     MUST(sigaction(signo, &action, NULL) == 0);
+}
+
+static void take(int signo)
+{
+    handle(signo, count);
 }
 
 static pid_t start(enum role as, void (*run)(void))
@@ -74,6 +81,14 @@ static void run_early(void)
         pause();
 }
 
+static sigjmp_buf out_of_read;
+
+static void leave_read(int signo)
+{
+    count(signo);
+    siglongjmp(out_of_read, 1);
+}
+
 static void run_front(void)
 {
     const int tty = open("/dev/tty", O_RDWR | O_NONBLOCK | O_CLOEXEC);
@@ -81,14 +96,22 @@ static void run_front(void)
 
     MUST(tty >= 0);
     take(SIGINT);
-    take(SIGWINCH);
     take(SIGTSTP);
     take(SIGHUP);
     while (tcgetpgrp(tty) != getpid()) // else it would be stopped like BACK
         subject_sleep_ms(1);
-    // Waits for input until the last of the signals; a waiting reader stays one in the background.
-    while (!shared->got[FRONT][SIGWINCH])
-        MUST(read(STDIN_FILENO, got, sizeof got) < 0 && errno == EINTR);
+    // Waits for input until the last of the signals, which may come just before it waits again; a
+    // waiting reader stays one in the background.
+    if (sigsetjmp(out_of_read, 1) == 0) {
+        handle(SIGWINCH, leave_read);
+        shared->set_up[FRONT] = true;
+        ssize_t n;
+        while ((n = read(STDIN_FILENO, got, sizeof got)) < 0 && errno == EINTR)
+            ;
+        CHECK(n <= 0, "the foreground has read %zd bytes", n);
+        for (;;) // hung up: somebody else has failed
+            pause();
+    }
     shared->front_sees = tcgetpgrp(tty);
     for (;;)
         pause();
@@ -100,6 +123,7 @@ static void run_friend(void)
     take(SIGWINCH);
     take(SIGTSTP);
     take(SIGHUP);
+    shared->set_up[FRIEND] = true;
     for (;;)
         pause();
 }
@@ -168,9 +192,14 @@ static void run_leader(void)
     start(BACK, run_back);
     MUST(waitpid(shared->pid[BACK], &status, WUNTRACED) == shared->pid[BACK]);
     MUST(WIFSTOPPED(status) && WSTOPSIG(status) == SIGTTIN);
+    while (!shared->set_up[FRONT] || !shared->set_up[FRIEND])
+        subject_sleep_ms(1);
     shared->answers++;
-    while (read(orders[0], &order, 1) == 1 || errno == EINTR)
-        obey(order);
+    for (ssize_t n; (n = read(orders[0], &order, 1)) != 0;)
+        if (n > 0)
+            obey(order);
+        else
+            MUST(errno == EINTR);
 }
 
 /* ---- the root ---- */
@@ -180,10 +209,7 @@ static void order(char what)
     const int before = shared->answers;
 
     MUST(write(orders[1], &what, 1) == 1);
-    for (int i = 0; shared->answers == before; i++) {
-        CHECK(i < 5000, "the leader does not answer to %c", what);
-        subject_sleep_ms(1);
-    }
+    AWAIT(shared->answers != before, "the leader does not answer to %c", what);
 }
 
 // Of /proc/PID/stat.
@@ -233,10 +259,7 @@ static void check_all(pid_t foreground)
 
 static void await_signal(enum role who, int signo, unsigned n)
 {
-    for (int i = 0; shared->got[who][signo] < n; i++) {
-        CHECK(i < 5000, "%s does not get signal %d", names[who], signo);
-        subject_sleep_ms(1);
-    }
+    AWAIT(shared->got[who][signo] >= n, "%s does not get signal %d", names[who], signo);
     CHECK(shared->got[who][signo] == n, "%s got signal %d %u times", names[who], signo,
           shared->got[who][signo]);
 }
@@ -265,24 +288,21 @@ static void finish(void)
     check_front_only(SIGTSTP, 1);
     MUST(ioctl(master, TIOCSWINSZ, &window) == 0);
     check_front_only(SIGWINCH, 1);
-    for (int i = 0; shared->front_sees != shared->pid[FRONT]; i++) {
-        CHECK(i < 5000, "/dev/tty says that the foreground group is %d", shared->front_sees);
-        subject_sleep_ms(1);
-    }
+    AWAIT(shared->front_sees == shared->pid[FRONT], "/dev/tty says that the foreground group is %d",
+          shared->front_sees);
     order('t');
     order('f');
     check_all(shared->pid[BACK]);
     type("for you\n");
-    for (int i = 0; strcmp((const char *)shared->line, "for you\n") != 0; i++) {
-        CHECK(i < 5000, "the job that was continued has read '%s'", (const char *)shared->line);
-        subject_sleep_ms(1);
-    }
+    AWAIT(strcmp((const char *)shared->line, "for you\n") == 0,
+          "the job that was continued has read '%s'", (const char *)shared->line);
     type("\x1a");
     order('w');
     CHECK(WIFSTOPPED(shared->status) && WSTOPSIG(shared->status) == SIGTSTP,
           "^Z: the leader is told %x", shared->status);
-    CHECK(shared->got[FRONT][SIGINT] == 1 && shared->got[FRONT][SIGTSTP] == 1,
-          "the group that is in the background got ^Z");
+    for (enum role i = FRONT; i <= FRIEND; i++)
+        CHECK(shared->got[i][SIGINT] == 1 && shared->got[i][SIGTSTP] == 1,
+              "the group that is in the background got ^Z");
     close(master);
     await_signal(LEADER, SIGHUP, 1);
 }
