@@ -90,7 +90,7 @@ for delay in 0.1 0.3 0.6 1.0 1.5 2.0 3.0; do
         timeout -s KILL "$delay" \
             "$vmgraft" migrate -q "$(target "$here")" "$pid" "$(target "$there")"
     } 2>/dev/null
-    for _ in $(seq 30); do
+    for _ in $(seq 120); do
         exists "$a" && exists "$b" || break
         sleep 1
     done
@@ -109,10 +109,19 @@ done
 "$lab" exec "$there" -- sh -c 'kill -CONT $(pidof vmgraft-agent)'
 expect_in "the target's agent hangs" "$here"
 
+agent_of() {
+    # Its children have other parents than init.
+    "$lab" exec "$1" -- sh -c 'for p in $(pidof vmgraft-agent); do
+        set -- $(cat /proc/$p/stat); [ $4 = 1 ] && echo $p; done; :'
+}
+
 # The target's agent dies in the middle; init starts another. Who kills it is in the guest already
-# when the process appears there.
+# when the process appears there, and stops it at once: it takes a while to find all of its
+# processes.
+target_agent=$(agent_of "$there")
 "$lab" exec "$there" --detach -- sh -c \
-    "until [ -e /proc/$pid ]; do :; done; kill -KILL \$(pidof vmgraft-agent)" >/dev/null
+    "until [ -e /proc/$pid ]; do :; done; kill -STOP $target_agent
+     kill -KILL \$(pidof vmgraft-agent)" >/dev/null
 "$vmgraft" migrate --agent-timeout 5 "$(target "$here")" "$pid" "$(target "$there")" \
     2>"$work/stderr" &
 move=$!
@@ -122,11 +131,6 @@ expect_in "the target's agent is killed" "$here"
 # The source's agent hangs when it is to end the original: nobody knows, and the copy is kept until
 # somebody does.
 # The target's agent is held up while it builds, so that there is time for that.
-agent_of() {
-    # Its children have other parents than init.
-    "$lab" exec "$1" -- sh -c 'for p in $(pidof vmgraft-agent); do
-        set -- $(cat /proc/$p/stat); [ $4 = 1 ] && echo $p; done; :'
-}
 source_agent=$(agent_of "$here") target_agent=$(agent_of "$there")
 "$lab" exec "$there" --detach -- sh -c \
     "until [ -e /proc/$pid ]; do :; done; kill -STOP $target_agent" >/dev/null
@@ -161,7 +165,8 @@ echo "ok: a copy: both live"
 # A capture that cannot be written, or is interrupted, leaves no file and a guest that runs.
 mkdir "$work/full"
 mount -t tmpfs -o size=1M none "$work/full" 2>/dev/null && {
-    "$vmgraft" capture "$(target "$here")" "$pid" -o "$work/full/image" 2>"$work/stderr"
+    "$vmgraft" capture --deadline=60 "$(target "$here")" "$pid" -o "$work/full/image" \
+        2>"$work/stderr"
     [ $? = 1 ] && grep -q "No space left" "$work/stderr" || fail "full disk: $(cat "$work/stderr")"
     [ -z "$(ls -A "$work/full")" ] || fail "full disk: a file is left"
     umount "$work/full"

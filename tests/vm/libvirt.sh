@@ -49,6 +49,8 @@ end_in() {
         while pidof move_subject || [ -e /proc/$pid ]; do sleep 0.1; done" >"$work/out"
 }
 
+# For a busy host.
+patient="--deadline=60"
 "$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" \
     --program "$subject=/usr/bin/move_subject" || exit 1
 "$lab" up "$b" --libvirt qemu:///system --memory 256 --agent "$agent" --share-ram on \
@@ -67,13 +69,13 @@ status 0 "$vmgraft" agent status "$a"
 running "after a look"
 
 # Images: the domain goes on, or not.
-status 0 "$vmgraft" capture "$a" "$pid" -o "$work/a.vmg"
+status 0 "$vmgraft" capture $patient "$a" "$pid" -o "$work/a.vmg"
 status 0 "$vmgraft" verify "$work/a.vmg"
 running "after a capture"
-status 0 "$vmgraft" capture --leave-paused "$a" "$pid" -o "$work/paused.vmg"
+status 0 "$vmgraft" capture $patient --leave-paused "$a" "$pid" -o "$work/paused.vmg"
 [ "$(state "$a")" = "paused (user)" ] || fail "--leave-paused: $(state "$a")"
 # Who was paused stays paused.
-status 0 "$vmgraft" capture "$a" "$pid" -o "$work/still.vmg"
+status 0 "$vmgraft" capture $patient "$a" "$pid" -o "$work/still.vmg"
 [ "$(state "$a")" = "paused (user)" ] || fail "suspended before: $(state "$a")"
 # It may run for a moment where a process is in the middle of something, and is paused in the end,
 # though vmgraft be killed.
@@ -82,12 +84,12 @@ busy=$("$lab" exec "$a" --detach -- dd if=/dev/zero of=/dev/null bs=1) || fail "
 for delay in "" "" "" 0.2 0.3 0.4 0.5; do
     virsh suspend "$a" >"$work/out"
     if [ -z "$delay" ]; then
-        status 0 "$vmgraft" capture --let-run --deadline 30 "$a" "$busy" \
+        status 0 "$vmgraft" capture $patient --let-run "$a" "$busy" \
             -o "$work/busy.vmg"
     else
         timeout -s KILL $delay "$vmgraft" capture --let-run "$a" "$busy" -o "$work/busy.vmg" \
             2>"$work/err"
-        for _ in $(seq 100); do
+        for _ in $(seq 600); do
             [ "$(state "$a")" != "paused (user)" ] || break
             sleep 0.1
         done
@@ -103,7 +105,7 @@ works "$a" "captured, suspended, resumed"
 for delay in 0.02 0.05 0.1 0.2; do
     timeout -s KILL $delay "$vmgraft" capture "$a" "$pid" -o "$work/killed.vmg" 2>"$work/err"
 done
-for _ in $(seq 100); do
+for _ in $(seq 600); do
     [[ $(state "$a") == running* ]] && break
     sleep 0.1
 done
@@ -120,15 +122,15 @@ status 0 "$vmgraft" restore "$work/a.vmg" "$b"
 end_in "$b"
 
 # As a stream: neither side seeks, both live on. What goes wrong on one side ends the other.
-"$vmgraft" capture "$a" "$pid" -o - 2>"$work/err" | cat | "$vmgraft" restore - "$b" 2>>"$work/err" ||
+"$vmgraft" capture $patient "$a" "$pid" -o - 2>"$work/err" | cat | "$vmgraft" restore - "$b" 2>>"$work/err" ||
     fail "capture | restore"
 works "$a" "captured into a pipe"
 works "$b" "restored out of a pipe"
-"$vmgraft" capture "$a" "$pid" -o - 2>"$work/err" | "$vmgraft" restore - "$b" 2>>"$work/err"
+"$vmgraft" capture $patient "$a" "$pid" -o - 2>"$work/err" | "$vmgraft" restore - "$b" 2>>"$work/err"
 [ "${PIPESTATUS[*]}" = "0 3" ] || fail "a pid that is taken: exit codes ${PIPESTATUS[*]}"
 works "$b" "a second one is refused"
 end_in "$b"
-"$vmgraft" capture "$a" "$pid" -o - 2>"$work/err" | head -c 1000000 |
+"$vmgraft" capture $patient "$a" "$pid" -o - 2>"$work/err" | head -c 1000000 |
     "$vmgraft" restore - "$b" 2>>"$work/err"
 [ "${PIPESTATUS[2]}" = 1 ] || fail "cut off: exit codes ${PIPESTATUS[*]}"
 "$lab" exec "$b" -- kill -0 "$pid" 2>/dev/null && fail "cut off: something lives in $b"
@@ -138,12 +140,12 @@ works "$a" "streams that came to nothing"
 
 # libvirtd is started anew: domains live on, and so does what we can do with them.
 "$RESTART_LIBVIRTD" || fail "libvirtd does not start again"
-status 0 "$vmgraft" capture "$a" "$pid" -o "$work/a.vmg"
+status 0 "$vmgraft" capture $patient "$a" "$pid" -o "$work/a.vmg"
 works "$a" "libvirtd started anew"
 
 # Where the agent is missing: it is said once, with what helps; an image needs none.
 "$lab" exec "$b" -- sh -c 'mv /usr/sbin/vmgraft-agent /usr/sbin/away; kill $(pidof vmgraft-agent)'
-for _ in $(seq 50); do
+for _ in $(seq 600); do
     "$lab" exec "$b" -- pidof vmgraft-agent >"$work/out" || break
     sleep 0.1
 done
@@ -162,7 +164,7 @@ says "\`vmgraft agent install $b\`"
 yes | "$vmgraft" restore - "$b" 2>"$work/err"
 [ "${PIPESTATUS[*]}" = "141 1" ] || fail "no agent: the image is read nevertheless"
 says "\`vmgraft agent install $b\`"
-status 0 "$vmgraft" capture "$b" "$child" -o "$work/none.vmg"
+status 0 "$vmgraft" capture $patient "$b" "$child" -o "$work/none.vmg"
 works "$a" "no agent in the other guest"
 
 # What cannot be.

@@ -6,7 +6,7 @@ gets_on() {
     "$lab" exec "$1" -- sh -c "
         [ ! -e /tmp/FAIL ] && kill -0 $pid 2>/dev/null || exit 1
         before=\$(cat /tmp/rounds)
-        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+        for i in \$(seq 150); do
             sleep 0.2
             [ \"\$(cat /tmp/rounds)\" = \"\$before\" ] || exit 0
         done
