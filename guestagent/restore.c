@@ -16,6 +16,8 @@
 #include "guestagent/ia32.h"
 #include "guestagent/plan.h"
 
+#define STOP_WAIT_S 5 // for who is stopped to be so again
+
 /*
  * The order of the columns build, finish and finish_task (engine.h). What it must keep:
  *   vdso    parks first, so that all addresses of the image are free; decides its final place after
@@ -273,6 +275,64 @@ static void close_all(AgentRestore *r)
         munmap(r->own_scratch, AGENT_SCRATCH_BYTES);
 }
 
+static void let_go(AgentRestore *r, const AgentProc *p)
+{
+    if (p->rec->state == FMT_PROC_ZOMBIE)
+        return;
+    for (guint i = 0; i < p->tasks->len; i++) {
+        const AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        // A tracer cannot let go of what has ended or sleeps; it ceases to be one with its own end.
+        if (agent_has_ended(t) || t->asleep)
+            continue;
+        // It can only have been killed, by someone who may.
+        if (ptrace(PTRACE_DETACH, t->tracee.tid, NULL, (void *)(long)t->stop) < 0)
+            agent_note(r, "killed", p->rec->pid, -1,
+                       "thread %" G_GUINT64_FORMAT " was gone before it was let go", t->rec->tid);
+    }
+}
+
+static bool is_on_its_way(const AgentTask *t)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", t->tracee.tid), *text = NULL;
+    const char *name_end = g_file_get_contents(path, &text, NULL, NULL) ? strrchr(text, ')') : NULL;
+
+    return name_end && name_end[1] == ' ' && strchr("tRSD", name_end[2]);
+}
+
+// One that is stopped wakes up to be so without a tracer.
+static void await_stop(const AgentProc *p, gint64 deadline)
+{
+    for (guint i = 0; i < p->tasks->len; i++) {
+        const AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        while (!agent_has_ended(t) && is_on_its_way(t) && g_get_monotonic_time() < deadline)
+            g_usleep(500);
+    }
+}
+
+// Whoever runs may look at the others, which must be what they were: so the stopped ones come
+// first, and children are let go before their parents, who look after them.
+static void let_all_go(AgentRestore *r)
+{
+    const gint64 deadline = g_get_monotonic_time() + STOP_WAIT_S * G_USEC_PER_SEC;
+
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->rec->state == FMT_PROC_STOPPED) {
+            let_go(r, p);
+            await_stop(p, deadline);
+        }
+    }
+    for (guint i = r->procs->len; i-- > 0;) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        if (p->rec->state != FMT_PROC_STOPPED)
+            let_go(r, p);
+    }
+}
+
 bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error)
 {
     g_autoptr(GArray) pids = g_array_new(false, false, sizeof(pid_t));
@@ -286,22 +346,8 @@ bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error)
         const pid_t pid = agent_leader(p)->tracee.tid;
 
         g_array_append_val(pids, pid);
-        if (p->rec->state == FMT_PROC_ZOMBIE)
-            continue;
-        for (guint j = 0; j < p->tasks->len; j++) {
-            const AgentTask *t = g_ptr_array_index(p->tasks, j);
-
-            // A tracer cannot let go of what has ended or sleeps; it ceases to be one with its own
-            // end.
-            if (agent_has_ended(t) || t->asleep)
-                continue;
-            // It can only have been killed, by someone who may.
-            if (ptrace(PTRACE_DETACH, t->tracee.tid, NULL, (void *)(long)t->stop) < 0)
-                agent_note(r, "killed", p->rec->pid, -1,
-                           "thread %" G_GUINT64_FORMAT " was gone before it was let go",
-                           t->rec->tid);
-        }
     }
+    let_all_go(r);
     agent_sockets_end(r, true);
     close_all(r);
     agent_restore_free(r);
