@@ -524,8 +524,10 @@ void agent_freeze_explain(AgentFreeze *f, GPtrArray *refusals)
     struct thread *t = find_unstopped(f);
     struct procfs_status status;
 
-    if (!t || !procfs_read_status(t->tid, &status))
+    if (!t || !procfs_read_status(t->tid, &status)) {
+        refuse(refusals, f->root, "not-stopping", "it makes new threads or processes all the time");
         return;
+    }
     g_autofree char *what = procfs_describe_wait(t->tid);
     g_autofree char *text = g_strdup_printf("thread %d cannot be stopped: state %c%s%s", t->tid,
                                             status.state, what ? ", in " : "", what ? what : "");

@@ -90,17 +90,34 @@ static GBytes *read_auxv(IntroReader *r, struct gva mm)
     return g_bytes_new(auxv, n * 8);
 }
 
+#define MAX_IOCTX (1u << 20) // there are no more than fs.aio-max-nr
+
+// Whether a context of asynchronous I/O lives; the table stays when they are gone.
+static bool has_aio(IntroReader *r, struct gva mm)
+{
+    struct gva table = GVA(rd_opt(r, mm, M_mm_ioctx_table, 0));
+
+    if (!table.addr || !intro_has(r->k, M_kioctx_table_nr) ||
+        !intro_has(r->k, M_kioctx_table_table))
+        return table.addr != 0;
+    const uint64_t n = MIN(rd(r, table, M_kioctx_table_nr), MAX_IOCTX);
+    for (uint64_t i = 0; i < n && !r->error; i++)
+        if (rd_u64_at(r, rd_elem(r, table, M_kioctx_table_table, i, 8)))
+            return true;
+    return false;
+}
+
 // What other tasks do with this address space is not ours to carry.
 static bool check_users(struct intro_ctx *c, struct gva mm, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
-    struct gva aio = GVA(rd_opt(&r, mm, M_mm_ioctx_table, 0));
+    const bool aio = has_aio(&r, mm), lam = rd_opt(&r, mm, M_mm_lam, 0);
 
     if (!rd_done(&r, error))
         return false;
-    if (aio.addr)
+    if (aio)
         intro_refuse(c, "aio", "has an asynchronous I/O context (io_setup)");
-    if (rd_opt(&r, mm, M_mm_lam, 0))
+    if (lam)
         intro_refuse(c, "lam", "has tags in addresses (ARCH_ENABLE_TAGGED_ADDR)");
     return true;
 }
@@ -196,6 +213,20 @@ static uint64_t n_threads(const struct intro_ctx *c, uint64_t mm_ref)
     return n;
 }
 
+// The first process of the tree that uses it is named.
+static void blame_user(struct intro_ctx *c, uint64_t mm_ref)
+{
+    const struct fmt_proc *proc;
+
+    c->pid = c->opt->pid;
+    for (size_t i = 0; FMT_NEXT(c->img, PROC, i, proc); i++) {
+        if (proc->mm != mm_ref)
+            continue;
+        c->pid = proc->pid;
+        return;
+    }
+}
+
 // Refuses where a process outside of the tree (whose signal_struct we have not met) uses the mm.
 static bool check_outside(struct intro_ctx *c, struct gva mm, GError **error)
 {
@@ -210,12 +241,14 @@ static bool check_outside(struct intro_ctx *c, struct gva mm, GError **error)
         if (!rd_done(&r, error))
             return false;
         if (shares && !intro_object_ref(c, signal))
-            intro_refuse(c, "shared-mm", "shares its memory with process %u (%s)", p->pid, p->comm);
+            intro_refuse(c, "shared-mm",
+                         "shares its memory with process %u (%s), outside of the tree", p->pid,
+                         p->comm);
     }
     return processes != NULL;
 }
 
-bool intro_mm_check_peers(struct intro_ctx *c, GError **error)
+static bool check_peers(struct intro_ctx *c, GError **error)
 {
     GHashTableIter iter;
     void *at, *ref;
@@ -227,10 +260,19 @@ bool intro_mm_check_peers(struct intro_ctx *c, GError **error)
 
         if (!fmt_image_by_ref(c->img, GPOINTER_TO_SIZE(ref), FMT_MM))
             continue;
+        blame_user(c, GPOINTER_TO_SIZE(ref));
         // Others may look into it for a moment: that counts as well, so ask who.
         if (!intro_get(c->k, mm, M_mm_users, &users, error) ||
             (users > n_threads(c, GPOINTER_TO_SIZE(ref)) && !check_outside(c, mm, error)))
             return false;
     }
     return true;
+}
+
+bool intro_mm_check_peers(struct intro_ctx *c, GError **error)
+{
+    bool ok = check_peers(c, error);
+
+    c->pid = c->opt->pid;
+    return ok;
 }

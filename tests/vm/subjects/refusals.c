@@ -17,12 +17,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -104,6 +106,25 @@ static int open_packet(void)
     return socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
 }
 
+static int open_watched(void)
+{
+    const int fd = open("/tmp", O_RDONLY | O_DIRECTORY);
+
+    return fd >= 0 && fcntl(fd, F_NOTIFY, DN_RENAME) == 0 ? fd : -1;
+}
+
+// Somebody asks for a lease back, who does not wait for it; the kernel gives us time.
+static int open_leased(void)
+{
+    const int time = open("/proc/sys/fs/lease-break-time", O_WRONLY);
+    const int fd = open("/tmp/leased", O_RDWR | O_CREAT, 0600);
+
+    MUST(time >= 0 && write(time, "10000", 5) == 5 && close(time) == 0);
+    MUST(fd >= 0 && signal(SIGIO, SIG_IGN) != SIG_ERR && fcntl(fd, F_SETLEASE, F_WRLCK) == 0);
+    MUST(open("/tmp/leased", O_RDONLY | O_NONBLOCK) < 0 && errno == EWOULDBLOCK);
+    return unlink("/tmp/leased") == 0 ? fd : -1;
+}
+
 static struct thing {
     int (*open)(void);
     const char *kind, *word;
@@ -127,6 +148,8 @@ static struct thing {
     {open_udp, "socket", "UDP", false, -1},
     {open_packet, "socket", "packet", false, -1},
     {open_netlink, "socket", "netlink", false, -1},
+    {open_watched, "dnotify", "F_NOTIFY", false, -1},
+    {open_leased, "lease", "asked", false, -1},
 };
 
 #define N_THINGS (sizeof things / sizeof things[0])
@@ -200,7 +223,7 @@ static void make_state(void)
 
 /* ---- what others hold as well ---- */
 
-static int pipe_out[2], pair[2];
+static int pipe_out[2], pair[2], terminal, event, file;
 static volatile uint64_t *shared;
 
 static void make_outsider(pid_t traced)
@@ -208,6 +231,8 @@ static void make_outsider(pid_t traced)
     shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     MUST(shared != MAP_FAILED && pipe(pipe_out) == 0);
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    MUST((terminal = open("/dev/ptmx", O_RDWR | O_NOCTTY)) >= 0 && (event = eventfd(3, 0)) >= 0);
+    MUST((file = open("/proc/self/exe", O_RDONLY)) >= 0);
 
     const pid_t child = fork();
     MUST(child >= 0);
@@ -239,6 +264,8 @@ static void make_outsider(pid_t traced)
     expect("external-pipe", getpid(), pipe_out[1], "other");
     expect("external-socket", getpid(), pair[0], "other");
     expect("external-memory", getpid(), -1, "shares");
+    expect("tty-outside", getpid(), terminal, "also held");
+    expect("external-file", getpid(), event, "also held");
     expect("ptraced", traced, -1, "traced");
     MUST(ptrace(PTRACE_SEIZE, (pid_t)shared[2], 0, 0) == 0);
     expect("tracer", getpid(), -1, "traces");
@@ -330,29 +357,61 @@ static pid_t make_recluse(void)
     return child;
 }
 
-// Shares descriptors and directories with an orphan, which is init's.
+#define SHARED (CLONE_VM | CLONE_FILES | CLONE_FS | SIGCHLD)
+
+static int share(void *unused)
+{
+    (void)unused;
+    while (access(subject.workdir, F_OK) == 0)
+        subject_sleep_ms(10);
+    return 0;
+}
+
+static int leave_sharer(void *unused)
+{
+    static uint8_t stack[64 * 1024] __attribute__((aligned(16)));
+
+    (void)unused;
+    return clone(share, stack + sizeof stack, SHARED, NULL) < 0;
+}
+
+// Shares memory, descriptors and directories with an orphan, which is init's.
 static pid_t make_sharer(void)
+{
+    static uint8_t stack[64 * 1024] __attribute__((aligned(16)));
+
+    begin_child();
+    const pid_t child = fork();
+
+    MUST(child >= 0);
+    if (child == 0) {
+        const pid_t between = clone(leave_sharer, stack + sizeof stack, SHARED, NULL);
+        int status;
+
+        MUST(between > 0 && waitpid(between, &status, 0) == between && status == 0);
+        stay();
+    }
+    await_child();
+    expect("shared-mm", child, -1, "outside of the tree");
+    expect("shared-files", child, -1, "outside of the tree");
+    expect("shared-fs", child, -1, "outside of the tree");
+    return child;
+}
+
+// Lives in a directory that is gone.
+static pid_t make_exile(void)
 {
     begin_child();
     const pid_t child = fork();
 
     MUST(child >= 0);
     if (child == 0) {
-        const pid_t between =
-            (pid_t)syscall(SYS_clone, CLONE_FILES | CLONE_FS | SIGCHLD, 0, 0, 0, 0);
-        if (between == 0) {
-            if (syscall(SYS_clone, CLONE_FILES | CLONE_FS | SIGCHLD, 0, 0, 0, 0) != 0)
-                _exit(0);
-            while (access(subject.workdir, F_OK) == 0)
-                subject_sleep_ms(10);
-            _exit(0);
-        }
-        waitpid(between, NULL, 0);
+        MUST(mkdir("/tmp/exile", 0700) == 0 && chroot("/tmp/exile") == 0 && chdir("/") == 0);
         stay();
     }
     await_child();
-    expect("shared-files", child, -1, "outside of the tree");
-    expect("shared-fs", child, -1, "outside of the tree");
+    MUST(rmdir("/tmp/exile") == 0);
+    expect("deleted-directory", child, -1, "/tmp/exile");
     return child;
 }
 
@@ -388,6 +447,8 @@ static void check(pid_t traced, pid_t nested)
     CHECK(syscall(SYS_io_uring_enter, things[0].fd, 0, 0, 0, NULL, 0) == 0, "io_uring: %m");
     CHECK(write(pipe_out[1], "a", 1) == 1, "pipe: %m");
     CHECK(send(pair[0], "bc", 2, 0) == 2 && recv(pair[0], bytes, 8, 0) == 2, "socket: %m");
+    uint64_t count;
+    CHECK(read(event, &count, 8) == 8 && count == 3, "eventfd: %m");
     const uint64_t ticks = shared[1];
     AWAIT(shared[1] > ticks, "memory shared with the one outside");
     CHECK(kill(traced, 0) == 0 && kill(nested, 0) == 0, "a child is gone");
@@ -402,7 +463,7 @@ int main(int argc, char **argv)
     snprintf(path, sizeof path, "%s/expected", subject.workdir);
     MUST((expected = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) >= 0);
     const pid_t traced = make_child(), nested = make_nested();
-    const pid_t recluse = make_recluse(), sharer = make_sharer();
+    const pid_t recluse = make_recluse(), sharer = make_sharer(), exile = make_exile();
     make_things();
     make_outsider(traced);
     make_filled();
@@ -415,6 +476,6 @@ int main(int argc, char **argv)
     while (!subject_asked())
         subject_sleep_ms(10);
     check(traced, nested);
-    CHECK(kill(recluse, 0) == 0 && kill(sharer, 0) == 0, "a child is gone");
+    CHECK(kill(recluse, 0) == 0 && kill(sharer, 0) == 0 && kill(exile, 0) == 0, "a child is gone");
     subject_pass();
 }
