@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "formats/hash.h"
@@ -86,13 +87,6 @@ static bool compare_hash(int fd, const char *path, uint64_t offset, uint64_t siz
     return false;
 }
 
-static bool shm_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
-                      const void *data, uint64_t size, GError **error)
-{
-    // Fresh shared memory is zero already.
-    return !data || agent_shm_write(r, pages->owner, offset, data, size, error);
-}
-
 // A file with this inode, open for one of these (1: reading, 2: writing), and its path.
 static const struct fmt_file *inode_file(AgentRestore *r, uint64_t inode, uint64_t mode)
 {
@@ -152,16 +146,43 @@ static bool file_data(AgentRestore *r, int fd, uint64_t offset, const void *data
     return write_file(undo.fd, offset, want, size, error);
 }
 
+// What lies behind the end of a file, in its last page, is there for mappings alone.
+static bool write_behind(int fd, uint64_t end, const void *data, uint64_t size, GError **error)
+{
+    const uint64_t start = end & ~4095ull;
+    uint8_t *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)start);
+
+    if (at == MAP_FAILED)
+        return agent_fail_errno(error, "behind the end of a file");
+    memcpy(at + (end - start), data, MIN(size, start + 4096 - end));
+    munmap(at, 4096);
+    return true;
+}
+
+static bool is_zero(const uint8_t *data, uint64_t size)
+{
+    return size == 0 || (data[0] == 0 && memcmp(data, data + 1, size - 1) == 0);
+}
+
 // A file that we have made.
 static bool new_data(int fd, uint64_t offset, const void *data, uint64_t size, uint64_t file_bytes,
                      GError **error)
 {
+    static const uint8_t zeros[1 << 20];
+
     if (offset >= file_bytes)
         return true;
-    size = MIN(size, file_bytes - offset);
-    g_autofree uint8_t *zeros = data ? NULL : g_malloc0(size);
+    const uint64_t behind = size - MIN(size, file_bytes - offset);
 
-    return write_file(fd, offset, data ? data : zeros, size, error);
+    size -= behind;
+    if (data)
+        return write_file(fd, offset, data, size, error) &&
+               (is_zero((const uint8_t *)data + size, behind) ||
+                write_behind(fd, file_bytes, (const uint8_t *)data + size, behind, error));
+    for (uint64_t done = 0; done < size; done += sizeof zeros)
+        if (!write_file(fd, offset + done, zeros, MIN(size - done, sizeof zeros), error))
+            return false;
+    return true;
 }
 
 static bool inode_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
@@ -211,7 +232,8 @@ bool agent_contents(AgentRestore *r, const struct fmt_pages *pages, uint64_t add
     case FMT_MM:
         return agent_mm_pages(r, pages, addr, data, size, error);
     case FMT_SHM:
-        return shm_pages(r, pages, addr, data, size, error);
+        return data ? agent_shm_write(r, pages->owner, addr, data, size, error)
+                    : agent_shm_zero(r, pages->owner, addr, size, error);
     case FMT_INODE:
         return inode_pages(r, pages, addr, data, size, error);
     default:

@@ -2,7 +2,8 @@
 // Files and directories without a name: made under one for a moment, opened, and unlinked again.
 //
 // The name is the one that they had, so that /proc shows the same. All open files of one inode are
-// opened in that moment: they share it, and each has the flags that only open() gives.
+// opened in that moment: they share it, and each has the flags that only open() gives. Directories
+// come first and go last, so that what was in them, directories too, is in the same again.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -109,11 +110,12 @@ struct making {
     GPtrArray *of; // the path of the image that each of them stands for
     int fd;        // regular file: to write it; directory: its place; -1
     bool tmpfile;  // it never had a name
+    bool aside;    // its names are where no others are (aside.c)
 };
 
-static void times_of(const struct fmt_inode *inode, struct timespec ret[2])
+void agent_times(int64_t atime_ns, int64_t mtime_ns, struct timespec ret[2])
 {
-    const int64_t times[2] = {inode->atime_ns, inode->mtime_ns};
+    const int64_t times[2] = {atime_ns, mtime_ns};
 
     for (int i = 0; i < 2; i++) {
         ret[i].tv_sec = times[i] / 1000000000;
@@ -140,17 +142,29 @@ bool agent_inode_dress(int fd, const struct fmt_inode *inode, GError **error)
         fchown(fd, (uid_t)inode->uid, (gid_t)inode->gid) < 0 || fchmod(fd, inode->mode & 07777) < 0)
         return agent_fail_errno(error, "a new file of %" G_GUINT64_FORMAT " bytes",
                                 inode->size_bytes);
+    return agent_file_reserve(fd, inode->reserved, error);
+}
+
+bool agent_file_reserve(int fd, GBytes *reserved, GError **error)
+{
+    size_t size;
+    const uint64_t *ranges = reserved ? g_bytes_get_data(reserved, &size) : NULL;
+
+    for (size_t i = 0; ranges && i + 2 <= size / sizeof *ranges; i += 2) {
+        const uint64_t start = GUINT64_FROM_LE(ranges[i]), end = GUINT64_FROM_LE(ranges[i + 1]);
+
+        if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)start, (off_t)(end - start)) < 0)
+            return agent_fail_errno(error, "room for %" G_GUINT64_FORMAT " bytes", end - start);
+    }
     return true;
 }
 
 static bool make_directory(struct making *m, const char *path, GError **error)
 {
     const struct fmt_inode *inode = m->inode;
-    struct timespec times[2];
 
-    times_of(inode, times);
     if (mkdir(path, 0700) < 0 || chown(path, (uid_t)inode->uid, (gid_t)inode->gid) < 0 ||
-        chmod(path, inode->mode & 07777) < 0 || utimensat(AT_FDCWD, path, times, 0) < 0)
+        chmod(path, inode->mode & 07777) < 0)
         return agent_fail_errno(error, "a new directory");
     m->fd = agent_fd_up(m->r, open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), error);
     return m->fd >= 0;
@@ -176,34 +190,72 @@ static bool make(struct making *m, const char *path, GError **error)
     return m->inode->contents ? make_regular(m, path, error) : make_link(m, path, error);
 }
 
+// Whether the file that is being made has that name already: by another mount of its file system.
+static bool has_name(const struct making *m, const char *path)
+{
+    struct stat own, there;
+
+    return m->fd >= 0 && fstat(m->fd, &own) == 0 && lstat(path, &there) == 0 &&
+           own.st_dev == there.st_dev && own.st_ino == there.st_ino;
+}
+
+// Nobody may come to need more memory by it than there was on the source.
+static bool can_be_aside(const struct making *m)
+{
+    static const char *const in_memory[] = {"tmpfs", "rootfs", "ramfs", NULL};
+    const bool was = m->inode->fstype && g_strv_contains(in_memory, m->inode->fstype);
+    const struct fmt_file *f;
+
+    for (size_t i = 0; FMT_NEXT(m->r->img, FILE, i, f); i++)
+        if (f->object == m->inode->rec.objref && (f->flags & O_DIRECT || (f->mode & 2 && !was)))
+            return false;
+    return m->inode->contents && S_ISREG(m->inode->mode);
+}
+
+// Where a deleted file gets a name: all of them on one file system.
+static char *place_for(struct making *m, const char *path)
+{
+    g_autofree char *here = agent_path(m->r, path);
+    char *aside = NULL;
+    struct stat st;
+
+    if (m->aside || (m->names->len == 0 && lstat(here, &st) == 0 && can_be_aside(m)))
+        aside = agent_aside_path(m->r, path);
+    m->aside = aside != NULL;
+    return aside ? aside : g_steal_pointer(&here);
+}
+
 // The name on this machine that stands for a path of the image; made when first asked for.
 static const char *name_for(struct making *m, const char *path, GError **error)
 {
-    g_autofree char *here = agent_path(m->r, path);
     struct agent_name name;
 
     for (guint i = 0; i < m->of->len; i++) {
         if (strcmp(g_ptr_array_index(m->of, i), path) == 0 || S_ISDIR(m->inode->mode))
             return g_array_index(m->names, struct agent_name, i).path;
     }
-    if (!agent_name_take(m->r, here, &name, error))
+    g_autofree char *here = place_for(m, path);
+    const bool known = has_name(m, here);
+    if (known)
+        name = (struct agent_name){g_strdup(here), g_ptr_array_new()};
+    else if (!agent_name_take(m->r, here, &name, error))
         return NULL;
     g_array_append_val(m->names, name);
     g_ptr_array_add(m->of, g_strdup(path));
-    return make(m, name.path, error) ? name.path : NULL;
+    return known || make(m, name.path, error) ? name.path : NULL;
 }
 
 static void drop_names(struct making *m)
 {
-    for (guint i = m->names->len; i-- > 0;) {
+    for (guint i = m->names ? m->names->len : 0; i-- > 0;) {
         struct agent_name *name = &g_array_index(m->names, struct agent_name, i);
 
         if (unlink(name->path) < 0 && errno == EISDIR)
             rmdir(name->path);
         agent_name_drop(name);
     }
-    g_array_unref(m->names);
-    g_ptr_array_unref(m->of);
+    g_clear_pointer(&m->names, g_array_unref);
+    g_clear_pointer(&m->of, g_ptr_array_unref);
 }
 
 static int open_one(struct making *m, const struct fmt_file *f, GError **error)
@@ -245,6 +297,7 @@ static bool make_tmpfile(struct making *m, GError **error)
     return true;
 }
 
+// `fallback`: the path of a working directory, which nobody need have open; or NULL.
 static bool open_all(struct making *m, const char *fallback, GError **error)
 {
     GHashTableIter iter;
@@ -260,25 +313,117 @@ static bool open_all(struct making *m, const char *fallback, GError **error)
         if (f->fd < 0)
             return false;
     }
-    // A working directory that nobody has open.
     return !fallback || m->names->len > 0 || name_for(m, fallback, error);
 }
 
-static bool make_inode(AgentRestore *r, const struct fmt_inode *inode, const char *fallback,
-                       GError **error)
+static struct making *making_new(AgentRestore *r, const struct fmt_inode *inode)
 {
-    struct making m = {.r = r, .inode = inode, .fd = -1};
+    struct making *m = g_new(struct making, 1);
 
-    if (g_hash_table_contains(r->objects, &inode->rec.objref))
-        return true;
-    m.names = g_array_new(false, true, sizeof(struct agent_name));
-    m.of = g_ptr_array_new_with_free_func(g_free);
-    const bool ok = open_all(&m, fallback, error);
+    *m = (struct making){
+        .r = r,
+        .inode = inode,
+        .names = g_array_new(false, true, sizeof(struct agent_name)),
+        .of = g_ptr_array_new_with_free_func(g_free),
+        .fd = -1,
+    };
+    return m;
+}
 
-    drop_names(&m);
-    if (ok)
-        g_hash_table_insert(r->objects, (void *)&inode->rec.objref, g_memdup2(&m.fd, sizeof m.fd));
-    return ok;
+static void making_free(struct making *m)
+{
+    drop_names(m);
+    g_free(m);
+}
+
+static bool is_made(const AgentRestore *r, const struct fmt_inode *inode)
+{
+    return g_hash_table_contains(r->objects, &inode->rec.objref);
+}
+
+static bool make_inode(struct making *m, const char *fallback, GError **error)
+{
+    if (!open_all(m, fallback, error))
+        return false;
+    g_hash_table_insert(m->r->objects, (void *)&m->inode->rec.objref,
+                        g_memdup2(&m->fd, sizeof m->fd));
+    return true;
+}
+
+/* ---- directories ---- */
+
+struct directory {
+    char *path; // on this machine
+    const char *of;
+    const struct fmt_inode *inode;
+};
+
+static void directory_clear(void *data)
+{
+    g_free(((struct directory *)data)->path);
+}
+
+static int by_path(const void *a, const void *b)
+{
+    return strcmp(((const struct directory *)a)->path, ((const struct directory *)b)->path);
+}
+
+static void add_directory(AgentRestore *r, GArray *dirs, uint64_t objref, const char *path)
+{
+    const struct fmt_inode *inode = fmt_image_by_ref(r->img, objref, FMT_INODE);
+    const struct directory dir = {agent_path(r, path), path, inode};
+
+    if (inode && S_ISDIR(inode->mode))
+        g_array_append_val(dirs, dir);
+    else
+        g_free(dir.path);
+}
+
+GPtrArray *agent_deleted_directories(AgentRestore *r, GError **error)
+{
+    g_autoptr(GPtrArray) made = g_ptr_array_new_with_free_func((GDestroyNotify)making_free);
+    g_autoptr(GArray) dirs = g_array_new(false, false, sizeof(struct directory));
+    const struct fmt_file *f;
+    const struct fmt_fs *fs;
+
+    g_array_set_clear_func(dirs, directory_clear);
+    for (size_t i = 0; FMT_NEXT(r->img, FILE, i, f); i++)
+        if (f->deleted && f->path)
+            add_directory(r, dirs, f->object, f->path);
+    for (size_t i = 0; FMT_NEXT(r->img, FS, i, fs); i++)
+        if (fs->cwd_inode && fs->cwd)
+            add_directory(r, dirs, fs->cwd_inode, fs->cwd);
+    g_array_sort(dirs, by_path);
+    for (guint i = 0; i < dirs->len; i++) {
+        const struct directory *dir = &g_array_index(dirs, struct directory, i);
+
+        if (is_made(r, dir->inode))
+            continue;
+        g_ptr_array_add(made, making_new(r, dir->inode));
+        if (!make_inode(g_ptr_array_index(made, made->len - 1), dir->of, error)) {
+            agent_deleted_directories_drop(g_steal_pointer(&made));
+            return NULL;
+        }
+    }
+    return g_steal_pointer(&made);
+}
+
+void agent_deleted_directories_drop(GPtrArray *made)
+{
+    if (!made)
+        return;
+    for (guint i = made->len; i-- > 0;)
+        drop_names(g_ptr_array_index(made, i));
+    // Each name that came or went below it has changed them.
+    for (guint i = 0; i < made->len; i++) {
+        const struct making *m = g_ptr_array_index(made, i);
+        g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", m->fd);
+        struct timespec times[2];
+
+        agent_times(m->inode->atime_ns, m->inode->mtime_ns, times);
+        utimensat(AT_FDCWD, self, times, 0);
+    }
+    g_ptr_array_unref(made);
 }
 
 /* ---- open files ---- */
@@ -310,14 +455,15 @@ int agent_deleted_open(AgentRestore *r, const struct fmt_file *f, GError **error
 {
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
 
-    return make_inode(r, inode, NULL, error) ? agent_file_fd(r, f->rec.objref) : -1;
-}
+    if (!is_made(r, inode)) {
+        struct making *m = making_new(r, inode);
+        const bool ok = make_inode(m, NULL, error);
 
-int agent_deleted_directory(AgentRestore *r, const struct fmt_fs *fs, GError **error)
-{
-    const struct fmt_inode *inode = fmt_image_by_ref(r->img, fs->cwd_inode, FMT_INODE);
-
-    return inode && make_inode(r, inode, fs->cwd, error) ? agent_inode_fd(r, fs->cwd_inode) : -1;
+        making_free(m);
+        if (!ok)
+            return -1;
+    }
+    return agent_file_fd(r, f->rec.objref);
 }
 
 int agent_inode_fd(AgentRestore *r, uint64_t objref)
@@ -339,7 +485,7 @@ bool agent_inodes_finish(AgentRestore *r, GError **error)
 
         if (fd < 0 || !S_ISREG(inode->mode))
             continue;
-        times_of(inode, times);
+        agent_times(inode->atime_ns, inode->mtime_ns, times);
         if (futimens(fd, times) < 0)
             return agent_fail_errno(error, "times of a file");
         // Nobody else may have it open for writing where it is a program or is leased.

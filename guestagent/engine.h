@@ -44,6 +44,7 @@ struct AgentProc {
     uint64_t vdso;           // where that is in this process now
     GByteArray *old_vdso;    // the captured one, as its pages come in
     int mem;                 // /proc/PID/mem, -1 for none
+    int late_exe;            // its descriptor of the program, which is set at the end; -1 for none
     uint64_t tty_pgid;       // foreground group of the terminal of the session that it leads
     // Of the plan of births: the session to be born in (0: any), the one that it is in, and whether
     // its children have had their turn.
@@ -69,6 +70,7 @@ struct AgentRestore {
     GHashTable *objects;         // objref of PIPE, SHM, INODE -> what their module keeps; owned
     int fd_base;                 // descriptors of the image are below, those of the agent above
     GArray *fds;                 // of int: all that the engine has open
+    int aside;                   // aside.c: a mount, -1 where there is none; 0
     int own_pidfd;               // of the agent: by it processes take what they did not inherit; 0
     uint64_t saved_nofile[2];    // RLIMIT_NOFILE of the agent before: soft, hard
     pid_t helper;                // what the root was cloned from, 0 when it is gone
@@ -199,6 +201,10 @@ void agent_sockets_plan(AgentRestore *r);
 void agent_sockets_end(AgentRestore *r, bool kept);
 void agent_sockets_free(struct agent_sockets *sockets); // NULL-safe
 
+// exe.c: the descriptors that a table keeps until the end, beyond those of the image: of int,
+// upwards, perhaps more than once.
+GArray *agent_exe_kept(AgentRestore *r, uint64_t files);
+
 // file.c
 void agent_files_plan(AgentRestore *r);
 bool agent_files_open(AgentRestore *r, GError **error);
@@ -245,15 +251,25 @@ bool agent_name_take(AgentRestore *r, const char *path, struct agent_name *ret, 
 void agent_name_drop(struct agent_name *name); // also removes the directories
 // Whether it can be made at all; false with errno.
 bool agent_name_is_possible(const char *path, struct stat *ret_above);
+// aside.c: the name of a path where no other file has it, NULL where that cannot be had. To be left
+// when all that is made there is open.
+char *agent_aside_path(AgentRestore *r, const char *path);
+void agent_aside_leave(AgentRestore *r);
 void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f);
 int agent_deleted_open(AgentRestore *r, const struct fmt_file *f, GError **error);
-// A deleted working directory, -1 on failure.
-int agent_deleted_directory(AgentRestore *r, const struct fmt_fs *fs, GError **error);
+// Makes all deleted directories, open and as working directories, and opens them. They have names
+// until they are dropped; NULL on failure, without any.
+GPtrArray *agent_deleted_directories(AgentRestore *r, GError **error);
+void agent_deleted_directories_drop(GPtrArray *made); // NULL-safe; takes it
 // A descriptor to write a file that was made by us, -1 for files of this machine. Of a directory
 // that we made: its place.
 int agent_inode_fd(AgentRestore *r, uint64_t objref);
 // Gives a new file size, owner and permissions of the image.
 bool agent_inode_dress(int fd, const struct fmt_inode *inode, GError **error);
+// Sets aside what fallocate() had set aside; `reserved` is the field of the image.
+bool agent_file_reserve(int fd, GBytes *reserved, GError **error);
+// As utimensat takes them.
+void agent_times(int64_t atime_ns, int64_t mtime_ns, struct timespec ret[2]);
 // Contents are there: gives new files their times and closes the descriptors above.
 bool agent_inodes_finish(AgentRestore *r, GError **error);
 // Removes new files that have a name.
@@ -274,6 +290,9 @@ bool agent_shm_open(AgentRestore *r, GError **error);
 bool agent_shm_seal(AgentRestore *r, GError **error);
 // A descriptor that gives a mapping the rights it had, -1 on failure.
 int agent_shm_map_fd(AgentRestore *r, const struct fmt_vma *vma, GError **error);
+// The same of pages that are there, and zero.
+bool agent_shm_zero(AgentRestore *r, uint64_t objref, uint64_t offset, uint64_t size,
+                    GError **error);
 bool agent_shm_write(AgentRestore *r, uint64_t objref, uint64_t offset, const void *data,
                      uint64_t size, GError **error);
 

@@ -31,6 +31,61 @@ static bool is_own(int fd)
            own.st_ino == exe.st_ino;
 }
 
+/*
+ * A file that we make is open for writing until it has its contents, and as long the kernel lets
+ * nobody execute it. Such a program is told of when they are there, by a descriptor that the
+ * process has kept until then. -1: not needed.
+ */
+static int late_fd(const AgentProc *p)
+{
+    const struct fmt_file *exe = fmt_image_by_ref(p->r->img, p->mm->exe, FMT_FILE);
+
+    return exe->kind == FMT_FILE_REG && agent_inode_fd(p->r, exe->object) >= 0
+               ? agent_file_fd(p->r, p->mm->exe)
+               : -1;
+}
+
+// By whose descriptors: a leader that has ended has none.
+static AgentTask *keeper(const AgentProc *p)
+{
+    for (guint i = 0; i < p->tasks->len; i++) {
+        AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        if (t->rec->files)
+            return t;
+    }
+    return agent_leader(p);
+}
+
+// Whether q has its program by the same descriptor of the same table.
+static bool shares(const AgentProc *p, const AgentProc *q)
+{
+    return agent_mm_is_owner(q) && q->late_exe == p->late_exe &&
+           keeper(q)->rec->files == keeper(p)->rec->files;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+GArray *agent_exe_kept(AgentRestore *r, uint64_t files)
+{
+    GArray *kept = g_array_new(false, false, sizeof(int));
+
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+        int fd;
+
+        if (p->rec->state == FMT_PROC_ZOMBIE || !agent_mm_is_owner(p) ||
+            keeper(p)->rec->files != files || (fd = late_fd(p)) < 0)
+            continue;
+        g_array_append_val(kept, fd);
+    }
+    g_array_sort(kept, by_number);
+    return kept;
+}
+
 // Runs after the mappings: the kernel lets the executable be changed only while nothing of the old
 // one is mapped.
 static bool build(AgentProc *p, GError **error)
@@ -56,7 +111,8 @@ static bool build(AgentProc *p, GError **error)
     };
     uint64_t at;
 
-    if (!p->stub && is_own((int)map.exe_fd))
+    p->late_exe = late_fd(p);
+    if (p->late_exe >= 0 || (!p->stub && is_own((int)map.exe_fd)))
         map.exe_fd = ~0u;
     if (auxv_bytes > 0) {
         if (!agent_remote_put(t, sizeof map, auxv, auxv_bytes, &at, error))
@@ -71,9 +127,37 @@ static bool build(AgentProc *p, GError **error)
            agent_remote(t, "PR_SET_THP_DISABLE", SYS_prctl, NULL, error, PR_SET_THP_DISABLE, 1);
 }
 
+static bool is_last(const AgentProc *p)
+{
+    const GPtrArray *procs = p->r->procs;
+
+    for (guint i = procs->len; i-- > 0;) {
+        const AgentProc *q = g_ptr_array_index(procs, i);
+
+        if (q == p)
+            break;
+        if (q->rec->state != FMT_PROC_ZOMBIE && shares(p, q))
+            return false;
+    }
+    return true;
+}
+
+static bool finish(AgentProc *p, GError **error)
+{
+    const struct agent_tracee *t = &keeper(p)->tracee;
+    const uint64_t fd = (uint64_t)p->late_exe;
+
+    if (p->late_exe < 0)
+        return true;
+    return agent_remote(t, "PR_SET_MM_EXE_FILE", SYS_prctl, NULL, error, PR_SET_MM,
+                        PR_SET_MM_EXE_FILE, fd, 0, 0) &&
+           (!is_last(p) || agent_remote(t, "close", SYS_close, NULL, error, fd));
+}
+
 const struct agent_aspect agent_aspect_exe = {
     .name = "program",
     .per_mm = true,
     .plan = plan,
     .build = build,
+    .finish = finish,
 };

@@ -90,6 +90,7 @@ static bool build_table(AgentTask *task, GError **error)
 {
     const struct agent_tracee *t = &task->tracee;
     g_autoptr(GPtrArray) fds = table(task);
+    g_autoptr(GArray) kept = agent_exe_kept(task->proc->r, task->rec->files);
     uint64_t next = 0; // first number that is not settled yet
 
     for (guint i = 0; i < fds->len; i++) {
@@ -101,6 +102,14 @@ static bool build_table(AgentTask *task, GError **error)
             return false;
         }
         next = fd->fd + 1;
+    }
+    // Ours are above all of the image.
+    for (guint i = 0; i < kept->len; i++) {
+        const uint64_t fd = (uint64_t)g_array_index(kept, int, i);
+
+        if (fd > next && !close_range_remote(t, next, fd - 1, error))
+            return false;
+        next = fd + 1;
     }
     return close_range_remote(t, next, ~0u, error);
 }

@@ -186,13 +186,11 @@ bool agent_file_is_late(AgentRestore *r, uint64_t objref)
     return f && f->late;
 }
 
-bool agent_files_open(AgentRestore *r, GError **error)
+static bool open_all(AgentRestore *r, GError **error)
 {
     GHashTableIter iter;
     struct agent_file *f;
 
-    if (!raise_limit(r, error))
-        return false;
     g_hash_table_iter_init(&iter, r->files);
     while (g_hash_table_iter_next(&iter, NULL, (void **)&f)) {
         const struct agent_file_kind *kind = agent_file_kind(f->rec->kind);
@@ -209,6 +207,19 @@ bool agent_files_open(AgentRestore *r, GError **error)
         }
     }
     return true;
+}
+
+bool agent_files_open(AgentRestore *r, GError **error)
+{
+    GPtrArray *deleted;
+
+    if (!raise_limit(r, error) || !(deleted = agent_deleted_directories(r, error)))
+        return false;
+    const bool ok = open_all(r, error);
+
+    agent_deleted_directories_drop(deleted);
+    agent_aside_leave(r);
+    return ok;
 }
 
 static int by_objref(gconstpointer a, gconstpointer b)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Working directory, root and umask.
 
+#include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -28,15 +29,18 @@ static void plan_task(AgentRestore *r, const AgentTask *t)
         agent_refuse(r, "cwd", pid, -1, "its working directory has no path");
         return;
     }
-    if (fs->cwd_inode)
-        return; // of a deleted one the rest is made
     g_autofree char *cwd = g_strconcat(strcmp(fs->root, "/") ? fs->root : "", fs->cwd, NULL);
+    struct stat above;
 
     if (strcmp(fs->root, first->root) != 0)
         agent_refuse(r, "root", pid, -1, "it has another root than the process %s", first->root);
     if (!is_directory(fs->root))
         agent_refuse(r, "root", pid, -1, "its root %s is no directory here", fs->root);
-    else if (!is_directory(cwd))
+    else if (fs->cwd_inode && !agent_name_is_possible(cwd, &above))
+        agent_refuse(r, "cwd", pid, -1,
+                     "its working directory %s was deleted and cannot be made again: %s", cwd,
+                     g_strerror(errno));
+    else if (!fs->cwd_inode && !is_directory(cwd))
         agent_refuse(r, "cwd", pid, -1, "its working directory %s is none here", cwd);
 }
 
@@ -65,9 +69,9 @@ static bool change(const struct agent_tracee *t, const char *what, long nr, cons
 
 static bool change_to_deleted(const AgentTask *t, const struct fmt_fs *fs, GError **error)
 {
-    const int fd = agent_deleted_directory(t->proc->r, fs, error);
+    const int fd = agent_inode_fd(t->proc->r, fs->cwd_inode);
 
-    return fd >= 0 && agent_remote(&t->tracee, "fchdir", SYS_fchdir, NULL, error, (uint64_t)fd);
+    return agent_remote(&t->tracee, "fchdir", SYS_fchdir, NULL, error, (uint64_t)(int64_t)fd);
 }
 
 // Threads may each have directories of their own, or share them with another process.

@@ -90,6 +90,22 @@ static bool set_speculations(const AgentTask *t, GError **error)
                            error);
 }
 
+// By whichever thread: it is the process's.
+static bool set_ptracer(const AgentTask *t, GError **error)
+{
+    const uint64_t args[6] = {PR_SET_PTRACER, (uint64_t)t->proc->rec->ptracer};
+    int64_t ret;
+
+    if (agent_has_ended(t) || !t->proc->rec->ptracer)
+        return true;
+    if (!agent_remote_raw(&t->tracee, SYS_prctl, args, &ret, error))
+        return false;
+    if (ret < 0)
+        agent_note(t->proc->r, "ptracer", t->proc->rec->pid, -1,
+                   "who may trace it (PR_SET_PTRACER) cannot be set here");
+    return true;
+}
+
 static bool finish_task(AgentTask *t, GError **error)
 {
     const struct fmt_task *rec = t->rec;
@@ -100,7 +116,7 @@ static bool finish_task(AgentTask *t, GError **error)
                  rec->mce_kill == FMT_MCE_EARLY ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE, 0,
                  error)) &&
            (!rec->no_tsc || call(t, "PR_SET_TSC", PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, error)) &&
-           set_speculations(t, error);
+           set_speculations(t, error) && set_ptracer(t, error);
 }
 
 bool agent_prctl_last(const AgentTask *t, GError **error)

@@ -24,6 +24,7 @@
 struct shm_fds {
     int fd;       // for reading and writing
     int readonly; // of the same
+    bool is_used; // by a file of the image as well
 };
 
 /* ---- plan ---- */
@@ -49,7 +50,8 @@ static bool maps_private(const AgentProc *p, uint64_t shm)
 static uint64_t huge_pages_needed(AgentRestore *r, const struct fmt_shm *shm)
 {
     const struct fmt_vma *vma;
-    uint64_t shared = 0, private = 0;
+    // A segment has all of its pages set aside as it is made.
+    uint64_t shared = shm->kind == FMT_SHM_SYSV ? shm->size_bytes : 0, private = 0;
 
     for (size_t i = 0; FMT_NEXT(r->img, VMA, i, vma); i++) {
         const AgentProc *p = agent_mm_owner(r, vma->mm);
@@ -188,6 +190,12 @@ static int memfd(const struct fmt_shm *shm)
     return fd;
 }
 
+// A file that has just been made.
+static bool reserve(int fd, const struct fmt_shm *shm, GError **error)
+{
+    return shm->kind != FMT_SHM_MEMFD || agent_file_reserve(fd, shm->reserved, error);
+}
+
 // Made when first asked for.
 int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error)
 {
@@ -211,9 +219,9 @@ int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error)
         return -1;
     }
     // The processes inherit what is open now, nothing that comes later.
-    const struct shm_fds fds = {fd, agent_reopen(r, fd, O_RDONLY, error)};
+    const struct shm_fds fds = {fd, agent_reopen(r, fd, O_RDONLY, error), false};
 
-    if (fds.readonly < 0)
+    if (fds.readonly < 0 || !reserve(fd, shm, error))
         return -1;
     g_hash_table_insert(r->objects, (void *)&shm->rec.objref, g_memdup2(&fds, sizeof fds));
     return fd;
@@ -272,6 +280,23 @@ static bool write_mapped(int fd, uint64_t page_bytes, uint64_t offset, const voi
     return munmap(at, bytes) == 0;
 }
 
+bool agent_shm_zero(AgentRestore *r, uint64_t objref, uint64_t offset, uint64_t size,
+                    GError **error)
+{
+    static const uint8_t zeros[1 << 20];
+    const struct fmt_shm *shm = fmt_image_by_ref(r->img, objref, FMT_SHM);
+
+    // Fresh memory is zero already; of a memfd can be seen whether that is a hole.
+    for (uint64_t done = 0; shm && shm->kind == FMT_SHM_MEMFD && done < size;) {
+        const uint64_t some = MIN(size - done, sizeof zeros);
+
+        if (!agent_shm_write(r, objref, offset + done, zeros, some, error))
+            return false;
+        done += some;
+    }
+    return true;
+}
+
 bool agent_shm_write(AgentRestore *r, uint64_t objref, uint64_t offset, const void *data,
                      uint64_t size, GError **error)
 {
@@ -318,10 +343,14 @@ bool agent_shm_seal(AgentRestore *r, GError **error)
 
     for (size_t i = 0; FMT_NEXT(r->img, SHM, i, shm); i++) {
         const struct shm_fds *fds = g_hash_table_lookup(r->objects, &shm->rec.objref);
-        uint64_t seals = shm->seals;
+        const uint64_t seals = shm->seals;
+        struct timespec times[2];
 
         if (!fds || shm->kind != FMT_SHM_MEMFD)
             continue;
+        agent_times(shm->atime_ns, shm->mtime_ns, times);
+        if (shm->mtime_ns && futimens(fds->fd, times) < 0)
+            return agent_fail_errno(error, "times of memfd %s", shm->name);
         // A memfd made without MFD_ALLOW_SEALING carries this seal from birth.
         if (seals && fcntl(fds->fd, F_ADD_SEALS, (int)seals) < 0)
             return agent_fail_errno(error, "seals of memfd %s", shm->name);
@@ -335,16 +364,32 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
         agent_refuse_file(r, "memfd", f->rec.objref, "the image lacks the memory of a memfd");
 }
 
-static int open_memfd(AgentRestore *r, const struct fmt_file *f, GError **error)
+/*
+ * What memfd_create() returned does not count as a writer, so that such a file can be executed
+ * while it is open; one that was opened anew does. A file that looks like the former becomes our
+ * own.
+ */
+static int open_file(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
     static const int access[4] = {O_RDONLY, O_RDONLY, O_WRONLY, O_RDWR};
     const int shm = agent_shm_fd(r, f->object, error);
-    int fd;
+    struct shm_fds *fds = g_hash_table_lookup(r->objects, &f->object);
 
     if (shm < 0)
         return -1;
-    fd = agent_reopen(
+    // We write to it at offsets, for which it must not append yet.
+    if (!fds->is_used && (f->mode & 3) == 3 && !(f->flags & O_APPEND)) {
+        fds->is_used = true;
+        return agent_fd_status(shm, f, error) ? shm : -1;
+    }
+    return agent_reopen(
         r, shm, access[f->mode & 3] | (f->flags & (O_APPEND | O_NONBLOCK | O_LARGEFILE)), error);
+}
+
+static int open_memfd(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    const int fd = open_file(r, f, error);
+
     if (fd >= 0 && f->pos && lseek(fd, (off_t)f->pos, SEEK_SET) < 0) {
         agent_fail_errno(error, "seek");
         return -1;

@@ -7,6 +7,7 @@
 #include "formats/cpu_features.h"
 #include "introspect/clock.h"
 #include "introspect/context.h"
+#include "introspect/cputime.h"
 #include "introspect/file.h"
 #include "introspect/flock.h"
 #include "introspect/ipc.h"
@@ -198,8 +199,9 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
         if (!intro_proc(c, g_array_index(tree, struct gva, i), error))
             return false;
     c->pid = c->opt->pid;
+    intro_cputime_note(c);
     // First: files in flight are found by it.
-    if (!intro_unix_finish(c, error))
+    if (!intro_unix_finish(c, error) || !intro_yama(c, error))
         return false;
     intro_file_check_owners(c);
     return intro_later_run(c, error) && intro_unix_check_peers(c, error) && intro_ipc(c, error) &&

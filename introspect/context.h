@@ -34,6 +34,7 @@ struct intro_ctx {
     GHashTable *holders; // intro_outside_holders(), made when first needed; owned
     unsigned n_openers;  // threads that wait for the other end of a FIFO that they open
     GError *busy;        // the first thread that was not at a safe point; owned
+    uint64_t cpu_ns;     // CPU time that the processes of the tree have had
     uint64_t pid;        // process that is being read, for messages
     int64_t fd;          // descriptor that is being read, -1 for none
 };
@@ -122,6 +123,10 @@ bool intro_pagecache_read(IntroKernel *k, struct gva inode, uint64_t index,
 // file system in memory (`in_memory`) what has no page is zeros; of others it is on a disk.
 bool intro_pagecache_is_whole(IntroKernel *k, struct gva inode, bool in_memory, bool *ret_whole,
                               GError **error);
+
+// What fallocate() has set aside for a file in memory, behind its end too, and nobody has written
+// to: u64 start and end of each range, as the image has it. *ret is NULL for none.
+bool intro_pagecache_reserved(IntroKernel *k, struct gva inode, GBytes **ret, GError **error);
 
 // path.c: the path of (vfsmount, dentry) below root (vfsmount, dentry), as d_path would give it;
 // *ret_deleted where it is unlinked. NULL with error; unreachable paths are

@@ -2,6 +2,8 @@
 // The CPU time that processes and threads have consumed (kernel/sched/cputime.c).
 #include "introspect/cputime.h"
 
+#define NSEC_PER_SEC UINT64_C(1000000000)
+
 static void add(struct intro_cputime *sum, uint64_t user_ns, uint64_t system_ns, uint64_t sched_ns)
 {
     sum->ns[INTRO_CPU_PROF] += user_ns + system_ns;
@@ -55,4 +57,24 @@ bool intro_cputime_process(IntroKernel *k, struct gva leader, struct intro_cputi
         return false;
     *ret = sum;
     return true;
+}
+
+bool intro_cputime_add(struct intro_ctx *c, struct gva leader, GError **error)
+{
+    struct intro_cputime sum;
+
+    if (!intro_cputime_process(c->k, leader, &sum, error))
+        return false;
+    c->cpu_ns += sum.ns[INTRO_CPU_PROF];
+    return true;
+}
+
+// No kernel lets CPU time be set. Less than a second of it is nothing that a program counts on.
+void intro_cputime_note(struct intro_ctx *c)
+{
+    if (c->cpu_ns >= NSEC_PER_SEC)
+        intro_note(c, FMT_NOTE_LOSS, "cpu-time",
+                   "%.1f s of CPU time that the tree has had: getrusage(), times() and CPU clocks "
+                   "begin at zero",
+                   (double)c->cpu_ns / NSEC_PER_SEC);
 }

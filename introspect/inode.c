@@ -7,8 +7,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define NS_PER_S UINT64_C(1000000000)
-
 // A kernel dev_t has 12 bits of major above 20 bits of minor; stat shows it rearranged
 // (new_encode_dev in include/linux/kdev_t.h).
 static uint64_t encode_dev(uint64_t dev)
@@ -107,10 +105,8 @@ uint64_t intro_inode(struct intro_ctx *c, struct gva inode, GError **error)
     rec->dev = encode_dev(rd(&r, sb, M_sb_dev));
     rec->ino = rd(&r, inode, M_inode_ino);
     rec->size_bytes = rd(&r, inode, M_inode_size);
-    rec->mtime_ns =
-        (int64_t)(rd(&r, inode, M_inode_mtime_sec) * NS_PER_S + rd(&r, inode, M_inode_mtime_nsec));
-    rec->atime_ns =
-        (int64_t)(rd(&r, inode, M_inode_atime_sec) * NS_PER_S + rd(&r, inode, M_inode_atime_nsec));
+    rec->mtime_ns = rd_time_ns(&r, inode, M_inode_mtime_sec, M_inode_mtime_nsec);
+    rec->atime_ns = rd_time_ns(&r, inode, M_inode_atime_sec, M_inode_atime_nsec);
     rec->uid = rd(&r, inode, M_inode_uid);
     rec->gid = rd(&r, inode, M_inode_gid);
     rec->nlink = rd(&r, inode, M_inode_nlink);

@@ -177,6 +177,51 @@ bool intro_pagecache_is_whole(IntroKernel *k, struct gva inode, bool in_memory, 
     return true;
 }
 
+struct reserving {
+    IntroKernel *k;
+    struct gva mapping;
+    GArray *ranges; // of uint64_t: start, end, in bytes
+};
+
+static bool reserve_entry(uint64_t index, unsigned order, uint64_t entry, void *user,
+                          GError **error)
+{
+    struct reserving *v = user;
+    GArray *ranges = v->ranges;
+    struct run run;
+
+    if (entry & 1)
+        return true;
+    if (!read_run(v->k, v->mapping, index, order, entry, &run, error))
+        return false;
+    if (run.uptodate)
+        return true;
+    const uint64_t start = run.index << VMM_PAGE_SHIFT;
+    const uint64_t end = (run.index + run.n_pages) << VMM_PAGE_SHIFT;
+    if (ranges->len > 0 && g_array_index(ranges, uint64_t, ranges->len - 1) == start) {
+        g_array_index(ranges, uint64_t, ranges->len - 1) = end;
+    } else {
+        g_array_append_val(ranges, start);
+        g_array_append_val(ranges, end);
+    }
+    return true;
+}
+
+bool intro_pagecache_reserved(IntroKernel *k, struct gva inode, GBytes **ret, GError **error)
+{
+    g_autoptr(GArray) ranges = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    struct reserving v = {.k = k, .ranges = ranges};
+
+    if (!intro_get_ptr(k, inode, M_inode_mapping, &v.mapping, error) ||
+        !intro_walk_xarray(k, intro_member_addr(k, v.mapping, M_mapping_pages), 0,
+                           UINT64_MAX >> VMM_PAGE_SHIFT, reserve_entry, &v, error))
+        return false;
+    for (guint i = 0; i < ranges->len; i++)
+        g_array_index(ranges, uint64_t, i) = GUINT64_TO_LE(g_array_index(ranges, uint64_t, i));
+    *ret = ranges->len > 0 ? g_bytes_new(ranges->data, ranges->len * sizeof(uint64_t)) : NULL;
+    return true;
+}
+
 struct reading {
     IntroKernel *k;
     struct gva mapping;

@@ -83,6 +83,8 @@ struct climb {
     struct gva dentry;
     struct intro_path root;
     GString *path;
+    bool nameless; // it has been deleted
+    bool top;      // of a mount that is no longer in the tree
 };
 
 static bool unreachable(const struct climb *at, const char *why, GError **error)
@@ -102,6 +104,11 @@ static bool leave_mount(IntroReader *r, struct climb *at, GError **error)
 
     if (!rd_done(r, error))
         return false;
+    // What has no name any more is shown as on a file system of its own, and needs no more.
+    if (above.addr == at->mnt.addr && !ns.addr && at->nameless) {
+        at->top = true;
+        return true;
+    }
     if (above.addr == at->mnt.addr)
         return unreachable(at,
                            ns.addr ? "it lies outside of the process's root directory"
@@ -145,8 +152,8 @@ static bool climb_to_root(IntroKernel *k, struct climb *at, GError **error)
             return false;
         bool ok =
             at->dentry.addr == mnt_root ? leave_mount(&r, at, error) : leave_dentry(&r, at, error);
-        if (!ok)
-            return false;
+        if (!ok || at->top)
+            return ok;
     }
     g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
                 "dentry at %#" G_GINT64_MODIFIER "x: its path does not end", at->dentry.addr);
@@ -187,6 +194,7 @@ char *intro_path_str(IntroKernel *k, struct intro_path path, struct intro_path r
         .dentry = path.dentry,
         .root = root,
         .path = text,
+        .nameless = unhashed && !is_top,
     };
     if (!climb_to_root(k, &at, error))
         return NULL;

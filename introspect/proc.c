@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A process (thread group): identity, limits, timers, pending signals, threads.
+#include "introspect/cputime.h"
 #include "introspect/itimer.h"
 #include "introspect/life.h"
 #include "introspect/mm.h"
@@ -113,7 +114,7 @@ static bool capture_alive(struct intro_ctx *c, struct gva leader, struct gva liv
                    "the nice value of its session's autogroup does not go along");
 
     struct thread_walk walk = {c, proc};
-    return intro_terminal(c, signal, proc, error) &&
+    return intro_cputime_add(c, leader, error) && intro_terminal(c, signal, proc, error) &&
            intro_walk_threads(c->k, leader, capture_thread, &walk, error);
 }
 

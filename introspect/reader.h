@@ -50,5 +50,12 @@ static inline struct gva rd_elem(IntroReader *r, struct gva obj, enum intro_memb
     return GVA(intro_member_addr(r->k, obj, member).addr + i * stride);
 }
 
+// A time in two members, as nanoseconds.
+static inline int64_t rd_time_ns(IntroReader *r, struct gva obj, enum intro_member sec,
+                                 enum intro_member nsec)
+{
+    return (int64_t)(rd(r, obj, sec) * UINT64_C(1000000000) + rd(r, obj, nsec));
+}
+
 // True where everything was read; else moves the error out.
 bool rd_done(IntroReader *r, GError **error);

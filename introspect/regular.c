@@ -78,6 +78,9 @@ bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError 
     inode->contents = FMT_CONTENTS_DELETED;
     if (S_ISDIR(o->mode))
         return true;
+    if (is_in_memory(o->fstype) &&
+        !intro_pagecache_reserved(o->c->k, o->inode, &inode->reserved, error))
+        return false;
     if (!intro_pagecache_is_whole(o->c->k, o->inode, is_in_memory(o->fstype), &whole, error))
         return false;
     if (!whole)

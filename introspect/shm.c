@@ -93,6 +93,8 @@ static bool read_shm(struct intro_ctx *c, struct gva inode, const char *name, st
         huge ? rd(&r, intro_container(c->k, inode, M_hugetlbfs_inode), M_hugetlbfs_seals)
              : rd(&r, intro_container(c->k, inode, M_shmem_inode), M_shmem_seals);
     uint64_t block_bits = rd(&r, inode, M_inode_blkbits);
+    const int64_t atime_ns = rd_time_ns(&r, inode, M_inode_atime_sec, M_inode_atime_nsec);
+    const int64_t mtime_ns = rd_time_ns(&r, inode, M_inode_mtime_sec, M_inode_mtime_nsec);
     if (!rd_done(&r, error))
         return false;
     if (huge) {
@@ -108,6 +110,10 @@ static bool read_shm(struct intro_ctx *c, struct gva inode, const char *name, st
     if (rec->kind == FMT_SHM_MEMFD) {
         rec->name = g_strdup(name + strlen(kinds[i].prefix));
         rec->seals = seals;
+        rec->atime_ns = atime_ns;
+        rec->mtime_ns = mtime_ns;
+        if (!huge && !intro_pagecache_reserved(c->k, inode, &rec->reserved, error))
+            return false;
         if (seals & 0x20 /* F_SEAL_EXEC */ && !(rec->mode & 0111))
             rec->flags |= FMT_SHM_NOEXEC_SEAL;
     } else if (rec->kind == FMT_SHM_SYSV) {

@@ -31,6 +31,8 @@ uint64_t intro_task_nr(IntroReader *r, struct gva task, uint64_t level);
 // proc.c: reads a process with its threads into PROC, TASK and what these refer to.
 bool intro_proc(struct intro_ctx *c, struct gva leader, GError **error);
 // prctl.c: what prctl has set for the thread.
+// yama.c: PR_SET_PTRACER of all processes, which have been read.
+bool intro_yama(struct intro_ctx *c, GError **error);
 bool intro_prctl(struct intro_ctx *c, struct gva task, struct fmt_task *rec, GError **error);
 // outside.c, to be called when the whole tree has been read: refuses descriptor tables and
 // directories that somebody outside of the tree shares.
