@@ -7,6 +7,7 @@ set -uo pipefail
 lab=$1 vmgraft=$2 agent=$3 subject=$4
 a=move-a-$$ b=move-b-$$
 work=$(mktemp -d)
+patient="--agent-timeout=60" # for a busy host
 trap '"$lab" down "$a"; "$lab" down "$b"; rm -rf "$work"' EXIT
 
 fail() {
@@ -64,9 +65,9 @@ expect_in "at the start" "$a"
 expect_in "beyond pid_max" "$a"
 raise_pid_max "$b" :
 
-"$vmgraft" migrate "$ta" "$pid" "$tb" || fail "move"
+"$vmgraft" migrate $patient "$ta" "$pid" "$tb" || fail "move"
 expect_in "moved" "$b"
-"$vmgraft" migrate --json "$tb" "$pid" "$ta" >"$work/json" || fail "move back"
+"$vmgraft" migrate $patient --json "$tb" "$pid" "$ta" >"$work/json" || fail "move back"
 python3 -c 'import json,sys; r = json.load(open(sys.argv[1]))
 assert r["result"] == "moved" and r["pause_ms"] > 0 and len(r["pids"]) == 2, r' "$work/json" ||
     fail "JSON of a move"
@@ -75,7 +76,7 @@ expect_in "moved back" "$a"
 # Ctrl-C at some place: undone, or past the point of no return and completed.
 for delay in 0.05 0.1 0.2 0.3 0.4 0.6 0.8 1.0 1.3 1.6 2.0 2.5 3.0 4.0; do
     timeout --preserve-status -s INT "$delay" \
-        "$vmgraft" migrate -q "$(target "$here")" "$pid" "$(target "$there")" 2>"$work/stderr"
+        "$vmgraft" migrate $patient -q "$(target "$here")" "$pid" "$(target "$there")" 2>"$work/stderr"
     status=$?
     case $status in
     0) expect_in "SIGINT after $delay s" "$there" ;;
@@ -88,7 +89,7 @@ done
 for delay in 0.1 0.3 0.6 1.0 1.5 2.0 3.0; do
     {
         timeout -s KILL "$delay" \
-            "$vmgraft" migrate -q "$(target "$here")" "$pid" "$(target "$there")"
+            "$vmgraft" migrate $patient -q "$(target "$here")" "$pid" "$(target "$there")"
     } 2>/dev/null
     for _ in $(seq 120); do
         exists "$a" && exists "$b" || break
@@ -134,7 +135,7 @@ expect_in "the target's agent is killed" "$here"
 source_agent=$(agent_of "$here") target_agent=$(agent_of "$there")
 "$lab" exec "$there" --detach -- sh -c \
     "until [ -e /proc/$pid ]; do :; done; kill -STOP $target_agent" >/dev/null
-"$vmgraft" migrate --agent-timeout 15 "$(target "$here")" "$pid" "$(target "$there")" \
+"$vmgraft" migrate --agent-timeout 30 "$(target "$here")" "$pid" "$(target "$there")" \
     2>"$work/stderr" &
 move=$!
 until "$lab" exec "$there" -- grep -q "^State:.T" "/proc/$target_agent/status"; do sleep 0.1; done
@@ -156,7 +157,7 @@ expect_in "in doubt, then released" "$there"
 [ $? = 3 ] && grep -q "runs no agent that could end the original" "$work/stderr" ||
     fail "no agent in the source: $(cat "$work/stderr")"
 expect_in "no agent in the source" "$here"
-"$vmgraft" migrate --copy "$(target "$here")" "$pid" "$(target "$there")" || fail "copy"
+"$vmgraft" migrate $patient --copy "$(target "$here")" "$pid" "$(target "$there")" || fail "copy"
 gets_on "$a" && gets_on "$b" || fail "both live after a copy"
 echo "ok: a copy: both live"
 "$lab" exec "$there" -- sh -c "kill -KILL $pid; killall move_subject"

@@ -50,7 +50,7 @@ end_in() {
 }
 
 # For a busy host.
-patient="--deadline=60"
+patient="--deadline=60" agent_patient="--agent-timeout=60"
 "$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" \
     --program "$subject=/usr/bin/move_subject" || exit 1
 "$lab" up "$b" --libvirt qemu:///system --memory 256 --agent "$agent" --share-ram on \
@@ -114,15 +114,15 @@ running "killed"
 works "$a" "killed while it captured"
 
 # Moves, from private RAM to shared and back.
-status 0 "$vmgraft" migrate "$a" "$pid" "$b"
+status 0 "$vmgraft" migrate $agent_patient "$a" "$pid" "$b"
 works "$b" "moved"
-status 0 "$vmgraft" migrate "$b" "$pid" "$a"
+status 0 "$vmgraft" migrate $agent_patient "$b" "$pid" "$a"
 works "$a" "moved back"
-status 0 "$vmgraft" restore "$work/a.vmg" "$b"
+status 0 "$vmgraft" restore $agent_patient "$work/a.vmg" "$b"
 end_in "$b"
 
 # As a stream: neither side seeks, both live on. What goes wrong on one side ends the other.
-"$vmgraft" capture $patient "$a" "$pid" -o - 2>"$work/err" | cat | "$vmgraft" restore - "$b" 2>>"$work/err" ||
+"$vmgraft" capture $patient "$a" "$pid" -o - 2>"$work/err" | cat | "$vmgraft" restore $agent_patient - "$b" 2>>"$work/err" ||
     fail "capture | restore"
 works "$a" "captured into a pipe"
 works "$b" "restored out of a pipe"
