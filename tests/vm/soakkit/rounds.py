@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from .guests import CALL_TIMEOUT_S, Failure, GuestDied
 from .subjects import HOME
 
-READY_S = 120
-VERDICT_S = 120
+READY_S = 300
+VERDICT_S = 300
 MAX_DELAY_S = 0.5
 REFUSED = 3  # exit code of vmgraft
 # Some subjects are hardly ever outside of the kernel, and the host may be busy: so busy that a guest
