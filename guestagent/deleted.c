@@ -438,8 +438,10 @@ void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f)
     if (!agent_name_is_possible(path, &above))
         agent_refuse_file(r, "file-deleted", f->rec.objref,
                           "%s was deleted and cannot be made again: %s", path, g_strerror(errno));
-    else if (inode->contents || S_ISDIR(inode->mode))
+    else if (inode->contents == FMT_CONTENTS_DELETED || S_ISDIR(inode->mode))
         return;
+    else if (other && inode->contents == FMT_CONTENTS_CARRIED && agent_name_is_free(other))
+        agent_note_file(r, "carried", f->rec.objref, "%s was missing and came along", other);
     else if (!other)
         agent_refuse_file(r, "file-deleted", f->rec.objref, "%s was deleted and is still open",
                           path);
@@ -451,10 +453,35 @@ void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f)
                           path);
 }
 
+// One that has another name still, and which came along: that name is there or is made.
+static int open_carried(AgentRestore *r, const struct fmt_file *f, const struct fmt_inode *inode,
+                        GError **error)
+{
+    g_autofree char *path = agent_path(r, f->path), *other = agent_path(r, inode->path);
+    struct agent_name name;
+    int fd = -1;
+
+    if (!agent_inode_make(r, inode, other, error) || !agent_name_take(r, path, &name, error))
+        return -1;
+    if (link(other, name.path) < 0) {
+        agent_fail_errno(error, "a link of %s", other);
+    } else {
+        fd = agent_fd_up(r,
+                         open(name.path, (int)(f->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) |
+                                             O_NOCTTY | O_CLOEXEC),
+                         error);
+        unlink(name.path);
+    }
+    agent_name_drop(&name);
+    return fd;
+}
+
 int agent_deleted_open(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
 
+    if (inode->contents == FMT_CONTENTS_CARRIED)
+        return open_carried(r, f, inode, error);
     if (!is_made(r, inode)) {
         struct making *m = making_new(r, inode);
         const bool ok = make_inode(m, NULL, error);

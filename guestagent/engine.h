@@ -255,6 +255,8 @@ bool agent_name_is_possible(const char *path, struct stat *ret_above);
 // when all that is made there is open.
 char *agent_aside_path(AgentRestore *r, const char *path);
 void agent_aside_leave(AgentRestore *r);
+// Whether nothing has it, and the directory that it is to be in is there.
+bool agent_name_is_free(const char *path);
 void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f);
 int agent_deleted_open(AgentRestore *r, const struct fmt_file *f, GError **error);
 // Makes all deleted directories, open and as working directories, and opens them. They have names
@@ -264,6 +266,10 @@ void agent_deleted_directories_drop(GPtrArray *made); // NULL-safe; takes it
 // A descriptor to write a file that was made by us, -1 for files of this machine. Of a directory
 // that we made: its place.
 int agent_inode_fd(AgentRestore *r, uint64_t objref);
+// A file that came along (FMT_CONTENTS_CARRIED) gets this name where nothing has it. Names made so
+// are removed again when the restore fails.
+bool agent_inode_make(AgentRestore *r, const struct fmt_inode *inode, const char *path,
+                      GError **error);
 // Gives a new file size, owner and permissions of the image.
 bool agent_inode_dress(int fd, const struct fmt_inode *inode, GError **error);
 // Sets aside what fallocate() had set aside; `reserved` is the field of the image.

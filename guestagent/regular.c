@@ -17,12 +17,13 @@ static bool is_made_up(const struct fmt_inode *inode)
             g_str_has_prefix(inode->fstype, "cgroup"));
 }
 
-static bool has_parent(const char *path)
+// A symbolic link that leads nowhere is something of that name, too.
+bool agent_name_is_free(const char *path)
 {
     g_autofree char *dir = g_path_get_dirname(path);
     struct stat st;
 
-    return stat(dir, &st) == 0 && S_ISDIR(st.st_mode);
+    return lstat(path, &st) < 0 && stat(dir, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 static void plan_contents(AgentRestore *r, const struct fmt_file *f, const struct fmt_inode *inode,
@@ -59,11 +60,8 @@ static void plan_missing(AgentRestore *r, const struct fmt_file *f, const struct
         [FMT_CONTENTS_LARGE] = " (not carried: it is larger than --carry-files says)",
     };
     const int saved = errno;
-    struct stat st;
 
-    // A symbolic link that leads nowhere is something of that name, too.
-    if (saved == ENOENT && inode->contents == FMT_CONTENTS_CARRIED && has_parent(path) &&
-        lstat(path, &st) < 0)
+    if (saved == ENOENT && inode->contents == FMT_CONTENTS_CARRIED && agent_name_is_free(path))
         agent_note_file(r, "carried", f->rec.objref, "%s was missing and came along", path);
     else
         agent_refuse_file(r, "file-missing", f->rec.objref, "%s: %s%s", path, g_strerror(saved),
@@ -128,21 +126,17 @@ static void plan_place(AgentRestore *r, const struct fmt_file *f)
     plan(r, f, type, types[i].name);
 }
 
-/*
- * A file that came along with the image and is missing here. It has a name from now on; when the
- * restore fails it is removed again.
- */
-static bool make_missing(AgentRestore *r, const struct fmt_file *f, const char *path,
-                         GError **error)
+bool agent_inode_make(AgentRestore *r, const struct fmt_inode *inode, const char *path,
+                      GError **error)
 {
-    const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
+    const int old = agent_inode_fd(r, inode->rec.objref);
     struct stat st;
 
     if (inode->contents != FMT_CONTENTS_CARRIED || lstat(path, &st) == 0)
         return true;
-    if (agent_inode_fd(r, f->object) >= 0) {
+    if (old >= 0) {
         // By its descriptor: any of its names may be the one that was made first.
-        g_autofree char *made = g_strdup_printf("/proc/self/fd/%d", agent_inode_fd(r, f->object));
+        g_autofree char *made = g_strdup_printf("/proc/self/fd/%d", old);
 
         if (linkat(AT_FDCWD, made, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0)
             return agent_fail_errno(error, "a link of %s", inode->path ? inode->path : path);
@@ -167,9 +161,10 @@ void agent_inodes_undo(AgentRestore *r)
 
 static int open_by_name(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
+    const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
     g_autofree char *path = agent_file_path(r, f);
 
-    if (!make_missing(r, f, path, error))
+    if (!agent_inode_make(r, inode, path, error))
         return -1;
     return agent_fd_up(
         r, open(path, (int)(f->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_NOCTTY | O_CLOEXEC),

@@ -46,7 +46,7 @@ static bool record_inode(struct intro_opened *o, GError **error)
         return intro_file_deleted(o, inode, error);
     if (!inode->path)
         inode->path = g_strdup(o->name);
-    return !o->c->opt->carry_bytes || !S_ISREG(o->mode) || intro_file_carry(o, inode, error);
+    return !S_ISREG(o->mode) || intro_file_carry(o, inode, error);
 }
 
 static bool record_directory(struct intro_opened *o, GError **error)

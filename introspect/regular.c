@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Files whose contents go into the image: those without a name, and small ones where that is asked
-// for.
+// Files whose contents go into the image: those without a name, POSIX shared memory, and small ones
+// where that is asked for.
 #include "introspect/file.h"
 
 #include <string.h>
@@ -72,7 +72,8 @@ bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError 
         return true;
     }
     if (S_ISREG(o->mode) && o->nlink)
-        return find_other_name(o, inode, error);
+        return find_other_name(o, inode, error) &&
+               (!inode->path || intro_file_carry(o, inode, error));
     if (inode->contents)
         return true; // through another descriptor
     inode->contents = FMT_CONTENTS_DELETED;
@@ -89,13 +90,20 @@ bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError 
     return want_all(o, inode, FMT_PAGES_DATA, error);
 }
 
+// POSIX shared memory and named semaphores: the C library's names for memory.
+static bool is_posix_memory(const struct intro_opened *o, const struct fmt_inode *inode)
+{
+    return g_str_has_prefix(inode->path, "/dev/shm/") && is_in_memory(o->fstype);
+}
+
 bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **error)
 {
+    const bool always = is_posix_memory(o, inode);
     bool whole;
 
-    if (inode->contents || is_made_up(o->fstype))
+    if (inode->contents || is_made_up(o->fstype) || (!always && !o->c->opt->carry_bytes))
         return true;
-    if (inode->size_bytes > o->c->opt->carry_bytes) {
+    if (!always && inode->size_bytes > o->c->opt->carry_bytes) {
         inode->contents = FMT_CONTENTS_LARGE;
         return true;
     }

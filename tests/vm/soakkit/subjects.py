@@ -80,6 +80,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("syscalls-static"),
     _own("sysv"),
     _own("mqueue"),
+    _own("posix", prepare=True),
     _own("spin2"),
     _own("transfers", prepare=True),
     _own("futexes"),
