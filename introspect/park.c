@@ -50,6 +50,7 @@ static const struct {
     {"exit_to_user_mode_loop", "schedule"}, // since 5.11
     {"exit_to_user_mode_prepare", "schedule"},
     {"irqentry_exit_to_user_mode", "schedule"},
+    {"irqentry_exit", "schedule"}, // 7.2; a preemption within the kernel goes by another way
     {"syscall_exit_to_user_mode", "schedule"},
     {"exit_to_usermode_loop", "schedule"}, // before 5.8
     {"get_signal", "do_signal_stop"},      // SIGSTOP and the like
