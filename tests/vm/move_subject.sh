@@ -8,6 +8,7 @@ gets_on() {
         before=\$(cat /tmp/rounds)
         for i in \$(seq 150); do
             sleep 0.2
+            kill -0 $pid 2>/dev/null || exit 1 # it was about to go
             [ \"\$(cat /tmp/rounds)\" = \"\$before\" ] || exit 0
         done
         exit 1"
