@@ -19,18 +19,8 @@ fail() {
     exit 1
 }
 
-# status WANTED COMMAND...: it ends with that exit code; what it says is in $work/out and $work/err.
-status() {
-    local wanted=$1 got=0
-    shift
-    "$@" >"$work/out" 2>"$work/err" || got=$?
-    [ "$got" -eq "$wanted" ] || fail "exit code $got, not $wanted: $*"
-}
-
-# says TEXT: the last command said so on stderr.
-says() {
-    grep -qF -- "$1" "$work/err" || fail "'$1' was not said"
-}
+# shellcheck source=tests/vm/expect.sh
+. "$(dirname "$0")/expect.sh"
 
 # fact KEY JSON...: so it is in the JSON of the last command.
 fact() {

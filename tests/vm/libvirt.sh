@@ -16,18 +16,8 @@ fail() {
     exit 1
 }
 
-# status WANTED COMMAND...: it ends with that exit code; what it says on stderr is in $work/err.
-status() {
-    local wanted=$1 got=0
-    shift
-    "$@" >"$work/out" 2>"$work/err" || got=$?
-    [ "$got" -eq "$wanted" ] || fail "exit code $got, not $wanted: $*"
-}
-
-# says TEXT: the last command said so.
-says() {
-    grep -qF -- "$1" "$work/err" || fail "'$1' was not said"
-}
+# shellcheck source=tests/vm/expect.sh
+. "$(dirname "$0")/expect.sh"
 
 state() {
     virsh domstate "$1" --reason
