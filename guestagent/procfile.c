@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "guestagent/engine.h"
@@ -67,6 +68,38 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
                         "%s shows under the number that /proc has for it here", f->path);
 }
 
+// The descriptor that fdinfo/NUMBER speaks of, -1 where it is something else.
+static int64_t described(const char *rest)
+{
+    const char *name = strstr(rest, "/fdinfo/");
+    uint64_t fd;
+
+    return name && g_ascii_string_to_unsigned(name + strlen("/fdinfo/"), 10, 0, G_MAXINT, &fd, NULL)
+               ? (int64_t)fd
+               : -1;
+}
+
+// Descriptors are not in their places yet, and one that is missing has no such file: until it is
+// open, another stands for it. What it says is read from the one that is there then.
+static bool open_described(AgentRestore *r, const AgentProc *p, uint64_t fd, const char *path,
+                           int flags, int *ret, GError **error)
+{
+    const struct agent_tracee *t = &agent_leader(p)->tracee;
+
+    if (!agent_remote(t, "dup3", SYS_dup3, NULL, error, (uint64_t)r->own_pidfd, fd, O_CLOEXEC))
+        return false;
+    const int opened = open(path, flags), saved = errno;
+
+    if (!agent_remote(t, "close", SYS_close, NULL, error, fd)) {
+        if (opened >= 0)
+            close(opened);
+        return false;
+    }
+    errno = saved;
+    *ret = opened;
+    return true;
+}
+
 static bool open_late(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
     const char *rest;
@@ -75,8 +108,13 @@ static bool open_late(AgentRestore *r, const struct fmt_file *f, GError **error)
     g_autofree char *name = g_strdup_printf("/proc/%d%s", agent_leader(p)->tracee.tid, below);
     g_autofree char *path = agent_path(r, name);
     const int flags = (int)(f->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_NOCTTY | O_CLOEXEC;
+    const int64_t of = described(below);
+    int fd = open(path, flags);
 
-    return agent_file_late(r, f, open(path, flags), error);
+    if (fd < 0 && errno == ENOENT && of >= 0 &&
+        !open_described(r, p, (uint64_t)of, path, flags, &fd, error))
+        return false;
+    return agent_file_late(r, f, fd, error);
 }
 
 // What it says up to there is made anew: now that it says what it will.

@@ -35,6 +35,7 @@ struct reader {
 
 static struct reader fresh, begun, middle, last, done, removed, shared;
 static int status_fd, maps_fd, environ_fd, mem_fd, self_fd, task_fd, fds_fd, child_fd, place_fd;
+static int described_fd, closed_fd;
 static pid_t child;
 static uint64_t watched = 1;
 
@@ -155,6 +156,10 @@ static void set_up(void)
     child_fd = open_proc("/proc/%d/comm", child, O_RDONLY);
     // What follows gets the lowest number, which is taken later.
     MUST((fd = dup2(maps_fd, 90)) == 90);
+    described_fd = open_proc("/proc/%d/fdinfo/90", self, O_RDONLY);
+    MUST(dup2(maps_fd, 91) == 91);
+    closed_fd = open_proc("/proc/self/fdinfo/91", self, O_RDONLY);
+    MUST(close(91) == 0);
     MUST(read(environ_fd, path, 5) >= 0);
 }
 
@@ -197,6 +202,9 @@ static void check_proc(void)
     watched++;
     MUST(fstatat(self_fd, "task", &st, 0) == 0);
     CHECK(write(task_fd, "listing", 7) == 7, "comm cannot be written: %m");
+    text_of(described_fd, text, sizeof text);
+    CHECK(strstr(text, "pos:\t100\n"), "fdinfo of descriptor 90: %s", text);
+    CHECK(pread(closed_fd, text, 1, 0) < 0 && errno == ENOENT, "fdinfo of a closed one: %m");
     CHECK(faccessat(fds_fd, "90", F_OK, AT_SYMLINK_NOFOLLOW) == 0, "no descriptor 90");
     text_of(child_fd, text, sizeof text);
     CHECK(strcmp(text, "the child\n") == 0, "the child is called %s", text);
