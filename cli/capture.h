@@ -6,7 +6,7 @@
 #include "formats/image.h"
 #include "introspect/capture.h"
 
-#define CLI_CAPTURE_DEADLINE_S 2.0
+#define CLI_CAPTURE_DEADLINE_S 10.0
 
 // The options that take files along, as given.
 typedef struct cli_carry {

@@ -127,7 +127,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
          "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
         CLI_CARRY_OPTIONS(&o.carry),
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &o.deadline,
-         "Give up when no moment within this time was safe (default 2)", "SECONDS"},
+         "Give up when no moment within this time was safe (default 10)", "SECONDS"},
         G_OPTION_ENTRY_NULL,
     };
     g_autoptr(GPtrArray) reasons = g_ptr_array_new_with_free_func(g_free);

@@ -48,7 +48,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
          "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
         CLI_CARRY_OPTIONS(&carry),
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &deadline,
-         "Give up when no moment within this time was safe (default 2)", "SECONDS"},
+         "Give up when no moment within this time was safe (default 10)", "SECONDS"},
         CLI_AGENT_TIMEOUT_OPTION(&timeout),
         G_OPTION_ENTRY_NULL,
     };
