@@ -18,6 +18,7 @@
 struct ends {
     int read, write;
     bool read_given, write_given; // a description of the image is this very end
+    bool made;                    // nobody else has seen it yet
 };
 
 static void plan(AgentRestore *r, const struct fmt_file *f)
@@ -38,7 +39,9 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
             agent_refuse_file(r, "file-deleted", f->rec.objref,
                               "%s was deleted and cannot be made again: %s", path,
                               g_strerror(errno));
-    } else if (stat(path, &st) < 0)
+    } else if (agent_name_is_free(path))
+        agent_note_file(r, "carried", f->rec.objref, "%s was missing and is made", path);
+    else if (stat(path, &st) < 0)
         agent_refuse_file(r, "file-missing", f->rec.objref, "%s: %s", path, g_strerror(errno));
     else if (!S_ISFIFO(st.st_mode))
         agent_refuse_file(r, "file-type", f->rec.objref, "%s is no FIFO on this machine", path);
@@ -110,13 +113,16 @@ static int open_deleted(AgentRestore *r, const char *path, GError **error)
 }
 
 // Linux opens a FIFO for both ways without waiting for the other side.
-static int open_fifo(AgentRestore *r, const struct fmt_file *f, GError **error)
+static int open_fifo(AgentRestore *r, const struct fmt_file *f, bool *ret_made, GError **error)
 {
     g_autofree char *path = agent_file_path(r, f);
     int fd, there = 0;
 
+    *ret_made = f->deleted || (agent_name_is_free(path) && mkfifo(path, 0600) == 0);
     if (f->deleted)
         return open_deleted(r, path, error);
+    if (*ret_made)
+        g_ptr_array_add(r->created, g_strdup(path));
     fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {
         agent_fail_errno(error, "open");
@@ -134,11 +140,13 @@ static bool open_ends(AgentRestore *r, const struct fmt_file *f, struct ends *en
     int fds[2];
 
     if (f->path && !g_str_has_prefix(f->path, "pipe:")) {
-        if ((fds[0] = open_fifo(r, f, error)) < 0)
+        if ((fds[0] = open_fifo(r, f, &ends->made, error)) < 0)
             return false;
         fds[1] = dup(fds[0]);
-    } else if (pipe2(fds, O_CLOEXEC) < 0) {
-        fds[0] = fds[1] = -1;
+    } else {
+        ends->made = true;
+        if (pipe2(fds, O_CLOEXEC) < 0)
+            fds[0] = fds[1] = -1;
     }
     if (fds[0] < 0 || fds[1] < 0) {
         agent_fail_errno(error, "pipe");
@@ -167,10 +175,9 @@ static struct ends *find(AgentRestore *r, const struct fmt_file *f, GError **err
         agent_fail_errno(error, "pipe of %" G_GUINT64_FORMAT " bytes", pipe->capacity_bytes);
         return NULL;
     }
-    const bool is_ours = f->deleted || !f->path || g_str_has_prefix(f->path, "pipe:");
-
-    return fill(pipe, ends->write, error) && (!is_ours || dress(pipe, ends->write, error)) ? ends
-                                                                                           : NULL;
+    return fill(pipe, ends->write, error) && (!ends->made || dress(pipe, ends->write, error))
+               ? ends
+               : NULL;
 }
 
 // The very end that pipe2() made; only such a description lacks O_LARGEFILE.

@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "subject.h"
@@ -128,6 +130,37 @@ static void get_packet(void)
     packets_out++;
 }
 
+// FIFOs, which the other machine does not have: one with data, and one that two have open.
+static int fifo, fifo_ends[2];
+
+static void open_fifos(void)
+{
+    MUST(mkfifo("fifo", 0) == 0 && chmod("fifo", 0620) == 0);
+    MUST(chown("fifo", 8, 9) == 0);
+    MUST((fifo = open("fifo", O_RDWR | O_NONBLOCK)) >= 0);
+    MUST(write(fifo, "in a FIFO", 9) == 9);
+    MUST(mkfifo("ends", 0600) == 0);
+    MUST((fifo_ends[0] = open("ends", O_RDONLY | O_NONBLOCK)) >= 0);
+    MUST((fifo_ends[1] = open("ends", O_WRONLY)) >= 0);
+}
+
+static void check_fifos(void)
+{
+    struct stat by_name, by_fd;
+    char text[16] = "";
+
+    MUST(stat("fifo", &by_name) == 0 && fstat(fifo, &by_fd) == 0);
+    CHECK(by_name.st_ino == by_fd.st_ino && by_name.st_mode == (S_IFIFO | 0620) &&
+              by_name.st_uid == 8 && by_name.st_gid == 9,
+          "the FIFO has mode %o, owner %d", by_name.st_mode, (int)by_name.st_uid);
+    CHECK(read(fifo, text, sizeof text) == 9 && strcmp(text, "in a FIFO") == 0, "the FIFO holds %s",
+          text);
+    MUST(write(fifo_ends[1], text, 9) == 9);
+    CHECK(read(fifo_ends[0], text, sizeof text) == 9, "the ends of a FIFO do not meet");
+    MUST(close(fifo_ends[0]) == 0);
+    CHECK(write(fifo_ends[1], "", 1) < 0 && errno == EPIPE, "a FIFO still has a reader: %m");
+}
+
 // A reader and a writer that wait in threads of their own, until the end.
 static int empty[2], full[2];
 static char waited_for[6] = "none";
@@ -175,6 +208,8 @@ int main(int argc, char **argv)
     char rest[8];
 
     subject_begin(argc, argv);
+    signal(SIGPIPE, SIG_IGN);
+    MUST(chdir(subject.workdir) == 0);
     for (size_t i = 0; i < N_STREAMS; i++)
         open_stream(&streams[i]);
     MUST(pipe2(packets, O_DIRECT) == 0);
@@ -184,6 +219,7 @@ int main(int argc, char **argv)
     MUST(pipe(empty) == 0 && pipe(full) == 0);
     memset(buffer, 'f', 65536);
     MUST(write(full[1], buffer, 65536) == 65536);
+    open_fifos();
     MUST(pthread_create(&reader, NULL, read_empty, NULL) == 0);
     MUST(pthread_create(&writer, NULL, write_full, NULL) == 0);
     subject_sleep_ms(50);
@@ -209,5 +245,6 @@ int main(int argc, char **argv)
               read(half[0], rest, sizeof rest) == 0,
           "the pipe that lost its writer is not as it was");
     finish_waiters(reader, writer);
+    check_fifos();
     subject_pass();
 }

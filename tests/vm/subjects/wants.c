@@ -37,7 +37,7 @@ int main(int argc, char **argv)
     open_file("longer");
     open_file("folder");
     MUST(mkdir("directory", 0755) == 0 && open("directory", O_RDONLY) >= 0);
-    MUST(mkfifo("fifo", 0644) == 0 && open("fifo", O_RDWR) >= 0);
+    MUST(mkfifo("directory/fifo", 0644) == 0 && open("directory/fifo", O_RDWR) >= 0);
     MUST(mq_open("/wants", O_RDWR | O_CREAT, 0600, NULL) >= 0);
     bind_abstract();
     MUST(mkdir("here", 0755) == 0 && chdir("here") == 0);
