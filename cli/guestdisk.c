@@ -104,8 +104,27 @@ static bool launch(CliDisk *disk, GError **error)
                          error);
 }
 
-// What stands in the way on any of the file systems, whether or not a Linux was found.
-static bool check_filesystems(CliDisk *disk, bool found, GError **error)
+// The list of file systems leaves out what is encrypted.
+static bool check_encrypted(CliDisk *disk, char **devices, GError **error)
+{
+    g_autoptr(CliDiskList) list = devices;
+
+    for (CliDiskList *at = list; at && *at; at++) {
+        char *type = guestfs_vfs_type(disk->g, *at);
+        const bool encrypted =
+            g_strcmp0(type, "crypto_LUKS") == 0 || g_strcmp0(type, "BitLocker") == 0;
+
+        free(type);
+        if (encrypted)
+            return refuse(disk, error,
+                          "its system is encrypted (%s): put the agent there from "
+                          "inside the guest",
+                          *at);
+    }
+    return true;
+}
+
+static bool check_hibernated(CliDisk *disk, GError **error)
 {
     g_autoptr(CliDiskList) list = guestfs_list_filesystems(disk->g);
 
@@ -116,11 +135,6 @@ static bool check_filesystems(CliDisk *disk, bool found, GError **error)
             return refuse(disk, error,
                           "the guest is hibernated (%s), with a memory that knows its disk as it "
                           "is now: start it and shut it down first",
-                          at[0]);
-        if (!found && (strcmp(at[1], "crypto_LUKS") == 0 || strcmp(at[1], "BitLocker") == 0))
-            return refuse(disk, error,
-                          "its system is encrypted (%s): put the agent there from "
-                          "inside the guest",
                           at[0]);
     }
     return true;
@@ -166,10 +180,13 @@ static bool find_system(CliDisk *disk, GError **error)
 
     if (!roots)
         return cli_disk_fail(disk, "cannot look for an operating system", error);
-    if (!check_filesystems(disk, roots[0] != NULL, error))
+    if (!check_hibernated(disk, error))
         return false;
     if (!roots[0])
-        return refuse(disk, error, "no operating system is found on it");
+        return check_encrypted(disk, guestfs_list_devices(disk->g), error) &&
+               check_encrypted(disk, guestfs_list_partitions(disk->g), error) &&
+               check_encrypted(disk, guestfs_lvs(disk->g), error) &&
+               refuse(disk, error, "no operating system is found on it");
     if (roots[1]) {
         g_autofree char *systems = list_systems(disk, roots);
 
