@@ -87,14 +87,17 @@ static void set_up_memory(void)
 
 static _Noreturn void answer(void)
 {
-    while (!shared->stop) {
+    bool stop;
+
+    do {
         while (sem_wait(ping) < 0)
             ;
         pthread_mutex_lock(&shared->lock);
         shared->child_turns++;
+        stop = shared->stop; // of this turn: it may be set for the next as soon as this one ends
         pthread_mutex_unlock(&shared->lock);
         sem_post(pong);
-    }
+    } while (!stop);
     _exit(0);
 }
 
