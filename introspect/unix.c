@@ -27,6 +27,8 @@
 #define TCP_LISTEN      10
 #define BOTH_WAYS       3   // SHUTDOWN_MASK
 #define UNIX_HASH_MOD   255 // sk_hash of what is bound by itself is above, since 5.19
+#define UNIX_HASH_SIZE  256 // of unix_socket_table, until 5.18, which has as many again for others
+#define MAX_UNIX_CHAIN  (1u << 20)
 #define MAX_NAME_BYTES  (sizeof(((struct sockaddr_un *)0)->sun_path) + 1)
 
 static bool corrupt(struct gva sk, GError **error, const char *what)
@@ -48,14 +50,52 @@ static bool check_locks(struct intro_ctx *c, struct gva sk, GError **error)
                              error);
 }
 
+// Until 5.18: whether it is in that half of the table that is for sockets not bound by themselves.
+static bool is_unbound_by_table(struct intro_ctx *c, struct gva sk, bool *ret, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva table, lock, node = intro_member_addr(c->k, sk, M_sk_node);
+
+    if (!intro_symbol(c->k, "unix_socket_table", &table, error) ||
+        !intro_symbol(c->k, "unix_table_lock", &lock, error) ||
+        !intro_check_spinlock(c->k, lock, "unix_socket_table", error))
+        return false;
+    const uint64_t unbound = table.addr + UNIX_HASH_SIZE * sizeof(uint64_t);
+    const uint64_t end = unbound + UNIX_HASH_SIZE * sizeof(uint64_t);
+
+    for (unsigned i = 0; i < MAX_UNIX_CHAIN; i++) {
+        node = rd_ptr(&r, node, M_hlist_pprev); // `next` is the first member of the one before
+        if (!rd_done(&r, error))
+            return false;
+        if (!node.addr || (node.addr >= table.addr && node.addr < end)) {
+            *ret = node.addr >= unbound; // one that was closed is in no half
+            return true;
+        }
+    }
+    return corrupt(sk, error, "a chain of sockets that leads to no table");
+}
+
+// Whether it has the name of the socket that it was accepted on, not one of its own.
+static bool read_accepted(struct intro_ctx *c, struct gva sk, bool *ret, GError **error)
+{
+    uint64_t hash;
+
+    if (!intro_has_symbol(c->k, "bsd_socket_buckets"))
+        return is_unbound_by_table(c, sk, ret, error);
+    if (!intro_get(c->k, sk, M_sk_hash, &hash, error))
+        return false;
+    *ret = hash <= UNIX_HASH_MOD;
+    return true;
+}
+
 static bool read_name(struct intro_ctx *c, struct gva sk, struct fmt_unix_socket *rec,
                       GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
     struct gva addr = rd_ptr(&r, sk, M_unix_addr);
     uint64_t len = addr.addr ? rd(&r, addr, M_unix_addr_len) : 0;
-    uint64_t hash = rd(&r, sk, M_sk_hash);
     char name[MAX_NAME_BYTES];
+    bool accepted;
 
     if (!rd_done(&r, error))
         return false;
@@ -67,10 +107,11 @@ static bool read_name(struct intro_ctx *c, struct gva sk, struct fmt_unix_socket
     if (!intro_read(c->k,
                     GVA(intro_member_addr(c->k, addr, M_unix_addr_name).addr +
                         offsetof(struct sockaddr_un, sun_path)),
-                    name, len, error))
+                    name, len, error) ||
+        !read_accepted(c, sk, &accepted, error))
         return false;
     rec->name = g_bytes_new(name, name[0] ? strnlen(name, len) : len);
-    rec->accepted = !intro_has_symbol(c->k, "bsd_socket_buckets") || hash <= UNIX_HASH_MOD;
+    rec->accepted = accepted;
     return true;
 }
 
