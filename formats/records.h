@@ -190,6 +190,17 @@ enum fmt_socket_option {
     FMT_SOCKET_INQ = 1 << 21, // of AF_UNIX
 };
 
+// What setsockopt(SOL_NETLINK) has set, as the kernel keeps it.
+enum fmt_netlink_option {
+    FMT_NETLINK_PKTINFO = 1 << 1,
+    FMT_NETLINK_BROADCAST_ERROR = 1 << 2,
+    FMT_NETLINK_NO_ENOBUFS = 1 << 3,
+    FMT_NETLINK_LISTEN_ALL_NSID = 1 << 4,
+    FMT_NETLINK_CAP_ACK = 1 << 5,
+    FMT_NETLINK_EXT_ACK = 1 << 6,
+    FMT_NETLINK_GET_STRICT_CHK = 1 << 7,
+};
+
 enum fmt_lock_kind {
     FMT_LOCK_FLOCK, // flock: of the open file
     FMT_LOCK_POSIX, // fcntl F_SETLK: of the descriptor table

@@ -262,6 +262,8 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
 
     if (!rec)
         agent_refuse_file(r, "socket", f->rec.objref, "the image lacks the socket");
+    else if (rec->family == AF_NETLINK)
+        agent_netlink_plan(r, f, rec);
     else if (rec->family != AF_UNIX)
         agent_refuse_file(r, "socket", f->rec.objref,
                           "a socket of family %" G_GUINT64_FORMAT " is not supported", rec->family);
@@ -298,28 +300,34 @@ void agent_sockets_plan(AgentRestore *r)
         if (!g_hash_table_insert(r->sockets->by_ref, (void *)&s->rec->rec.objref, s))
             agent_refuse(r, "socket", 0, -1, "a socket is in the image twice");
     }
-    if (r->sockets->all->len != fmt_image_count(r->img, FMT_SOCKET))
+    if (r->sockets->all->len + agent_netlink_count(r) != fmt_image_count(r->img, FMT_SOCKET))
         agent_refuse(r, "socket", 0, -1, "the image has sockets of which it says too little");
     else
         agent_unix_plan(r);
 }
 
-// The first one brings all of them: they know each other.
+// The first one brings all of them: unix sockets know each other, and messages carry sockets.
+static bool make_all(AgentRestore *r, GError **error)
+{
+    if (r->sockets->made)
+        return true;
+    r->sockets->made = true;
+    const bool made = agent_netlink_make(r, error) && agent_unix_make(r, error);
+
+    // The pids are needed now.
+    return agent_makers_end(r, made ? error : NULL) && made;
+}
+
 static bool connect_all(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
+    if (!make_all(r, error))
+        return false;
     const struct agent_sock *s = agent_sock_find(r, f->object);
+    const int fd = s ? s->fd : agent_file_fd(r, f->rec.objref);
 
-    if (!r->sockets->made) {
-        r->sockets->made = true;
-        const bool made = agent_unix_make(r, error);
-
-        // The pids are needed now.
-        if (!agent_makers_end(r, made ? error : NULL) || !made)
-            return false;
-    }
-    if (fcntl(s->fd, F_SETFL, f->flags & (O_NONBLOCK | O_APPEND | O_DIRECT | O_NOATIME)) < 0)
+    if (fcntl(fd, F_SETFL, f->flags & (O_NONBLOCK | O_APPEND | O_DIRECT | O_NOATIME)) < 0)
         return agent_fail_errno(error, "socket flags");
-    agent_file_set_fd(r, f->rec.objref, s->fd);
+    agent_file_set_fd(r, f->rec.objref, fd);
     return true;
 }
 

@@ -58,6 +58,11 @@ bool agent_sock_with_queue(AgentRestore *r, const struct agent_sock *s, agent_so
                            void *user, GError **error);
 bool agent_sock_new(AgentRestore *r, struct agent_sock *s, GError **error);
 
+// netlink.c: how many there are; refuses what cannot be had; makes all that have a descriptor.
+size_t agent_netlink_count(AgentRestore *r);
+void agent_netlink_plan(AgentRestore *r, const struct fmt_file *f, const struct fmt_socket *rec);
+bool agent_netlink_make(AgentRestore *r, GError **error);
+
 // unix.c: plans, makes and connects all of them; fds are not blocking.
 void agent_unix_plan(AgentRestore *r);
 bool agent_unix_make(AgentRestore *r, GError **error);

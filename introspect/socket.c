@@ -83,8 +83,13 @@ static uint64_t pass_options(IntroReader *r, struct gva sk)
 
 static uint64_t read_options(IntroReader *r, struct gva sk)
 {
-    uint64_t options = rd(r, sk, M_sk_family) == AF_UNIX ? pass_options(r, sk) : 0;
+    uint64_t family = rd(r, sk, M_sk_family), options = 0;
 
+    if (family == AF_UNIX || family == AF_NETLINK)
+        options = pass_options(r, sk);
+    // Only unix sockets carry files.
+    if (family != AF_UNIX)
+        options &= ~(uint64_t)FMT_SOCKET_NO_PASSRIGHTS;
     for (size_t i = 0; i < G_N_ELEMENTS(flags); i++)
         if (has_flag(r, sk, flags[i].flag))
             options |= flags[i].option;
@@ -289,6 +294,8 @@ bool intro_socket(struct intro_ctx *c, struct gva inode, uint64_t *ret, GError *
     }
     if (family == AF_UNIX && intro_has(c->k, M_unix_peer))
         return (*ret = intro_unix_sock(c, sk, error)) != 0;
+    if (family == AF_NETLINK && intro_netlink_is_idle(&r, sk))
+        return rd_done(&r, error) && intro_netlink_sock(c, sk, ret, error);
     g_autofree char *what = describe(&r, sk);
     if (!rd_done(&r, error))
         return false;

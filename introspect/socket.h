@@ -18,6 +18,10 @@ bool intro_socket(struct intro_ctx *c, struct gva inode, uint64_t *ret, GError *
 // The SOCKET record of a unix socket, which need not have a descriptor; 0 with error.
 uint64_t intro_unix_sock(struct intro_ctx *c, struct gva sk, GError **error);
 
+// netlink.c: whether a netlink socket has no address yet, and its SOCKET record.
+bool intro_netlink_is_idle(IntroReader *r, struct gva sk);
+bool intro_netlink_sock(struct intro_ctx *c, struct gva sk, uint64_t *ret, GError **error);
+
 // What all families have in common, into a new record.
 struct fmt_socket *intro_sock_record(struct intro_ctx *c, struct gva sk, GError **error);
 

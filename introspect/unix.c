@@ -425,7 +425,7 @@ static bool check_peers(struct intro_ctx *c, GHashTable *users, GHashTable **hol
         const char *holder = g_hash_table_lookup(*holders, at);
         intro_blame_holder(c, file->rec.objref);
         if (holder)
-            intro_refuse(c, "external-socket", "has a unix socket that is also held by %s", holder);
+            intro_refuse(c, "external-socket", "has a socket that is also held by %s", holder);
     }
     return true;
 }

@@ -96,6 +96,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("unix-seqpacket", "seqpacket", program="unix"),
     _own("unix-listen", "listen", program="unix"),
     _own("unix-listen-seqpacket", "listen-seqpacket", program="unix"),
+    _own("netlink"),
     _own("eventfd"),
     _own("timerfd"),
     _own("signalfd"),

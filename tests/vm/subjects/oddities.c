@@ -55,5 +55,8 @@ int open_uts_namespace(void)
 
 int open_netlink(void)
 {
-    return socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_ROUTE);
+    const struct sockaddr_nl addr = {.nl_family = AF_NETLINK};
+    const int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_ROUTE);
+
+    return fd < 0 || bind(fd, (const struct sockaddr *)&addr, sizeof addr) < 0 ? -1 : fd;
 }
