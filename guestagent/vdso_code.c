@@ -66,9 +66,14 @@ const char *agent_vdso_base_name(const char *name)
     return g_str_has_prefix(name, "__vdso_") ? name + strlen("__vdso_") : name;
 }
 
-// An enclave is a device's; a return from a signal is a system call and nothing more.
-static const char *const staying[] = {"__vdso_sgx_enter_enclave", "vdso_sgx_enter_enclave",
-                                      "__kernel_sigreturn", "__kernel_rt_sigreturn"};
+// An enclave is a device's; a return from a signal is a system call and nothing more; the unlocking
+// of a robust mutex (7.2) uses nothing but its arguments.
+static const char *const staying[] = {"__vdso_sgx_enter_enclave",
+                                      "vdso_sgx_enter_enclave",
+                                      "__kernel_sigreturn",
+                                      "__kernel_rt_sigreturn",
+                                      "__vdso_futex_robust_list64_try_unlock",
+                                      "__vdso_futex_robust_list32_try_unlock"};
 
 bool agent_vdso_stays(const char *name)
 {
