@@ -67,6 +67,8 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("seccomp-strict", "strict", program="seccomp"),
     _own("identity"),
     _own("selfproc"),
+    _own("selfproc-title", "title", program="selfproc"),
+    _own("selfproc-memfd", "memfd", program="selfproc"),
     _own("tree", prepare=True),
     _own("tree-zombie", "zombie", program="tree", prepare=True),
     _own("jobs-ends", "ends", program="jobs"),

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The address space as the process sees it: brk, stack, arguments, environment, auxv, /proc/self.
+// Argument "title": after it has changed them as setproctitle() and PR_SET_MM do; "memfd": as a
+// program that has no file.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/mman.h>
 #include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "subject.h"
@@ -149,6 +155,48 @@ static uint64_t hash_arguments(char **argv)
     return sum;
 }
 
+static char *shown; // in /proc/self/cmdline
+
+// Overwrites the environment in its place, and has the arguments elsewhere.
+static void retitle(void)
+{
+    static const char title[] = "a title of its own\0of two words";
+    const unsigned long auxv[] = {AT_PAGESZ, 4096, AT_UID, 12345, AT_NULL, 0};
+    char *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    MUST(at != MAP_FAILED);
+    shown = at + 100;
+    memcpy(shown, title, sizeof title);
+    MUST(prctl(PR_SET_MM, PR_SET_MM_ARG_START, shown, 0, 0) == 0 &&
+         prctl(PR_SET_MM, PR_SET_MM_ARG_END, shown + sizeof title, 0, 0) == 0);
+    memset(environ[0], 'e', strlen(environ[0]));
+    MUST(prctl(PR_SET_MM, PR_SET_MM_AUXV, auxv, sizeof auxv, 0) == 0);
+}
+
+// Comes back from it as a program of memory alone.
+static void exec_memfd(char **argv)
+{
+    const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    const int fd = memfd_create("program", MFD_CLOEXEC);
+    struct stat st;
+
+    if (getenv("IN_MEMORY")) {
+        close(file);
+        close(fd);
+        return;
+    }
+    MUST(file >= 0 && fd >= 0 && fstat(file, &st) == 0);
+    for (off_t left = st.st_size; left > 0;) {
+        const ssize_t n = sendfile(fd, file, NULL, (size_t)left);
+
+        MUST(n > 0);
+        left -= n;
+    }
+    MUST(setenv("IN_MEMORY", "1", 1) == 0);
+    fexecve(fd, argv, environ);
+    subject_fail("fexecve: %m");
+}
+
 int main(int argc, char **argv)
 {
     char exe[256] = "", exe_now[256] = "";
@@ -157,6 +205,11 @@ int main(int argc, char **argv)
     void *top, *heap;
 
     subject_begin(argc, argv);
+    shown = argv[0];
+    if (subject.argument && strcmp(subject.argument, "memfd") == 0)
+        exec_memfd(argv);
+    if (subject.argument && strcmp(subject.argument, "title") == 0)
+        retitle();
     MUST(setenv("SUBJECT", "set by itself", 1) == 0);
     heap = malloc(100000); // below the threshold of mmap
     memset(heap, 0x77, 100000);
@@ -175,7 +228,7 @@ int main(int argc, char **argv)
         subject_sleep_ms(1);
     } while (!subject_asked());
     if (subject.sabotage)
-        argv[0][0] ^= 1;
+        *shown ^= 1;
     // Not while it may be moved: an open file of /proc is refused.
     for (size_t i = 0; i < N_FILES; i++)
         compare(files[i], before[i], before_bytes[i], now, take(files[i], now));
