@@ -331,8 +331,8 @@ static bool write_piece(const void *data, size_t len, void *user, GError **error
 }
 
 // The agent has made and marked the pages that are to be placed.
-static bool place(CliAgent *a, cli_guest *target, const GArray *placed, uint64_t nonce,
-                  GPtrArray *reasons, bool *ret_misplaced, GError **error)
+static bool place(CliAgent *a, cli_guest *target, const FmtImage *img, const GArray *placed,
+                  uint64_t nonce, GPtrArray *reasons, bool *ret_misplaced, GError **error)
 {
     struct json_object *obj = NULL, *spaces = NULL;
 
@@ -341,7 +341,7 @@ static bool place(CliAgent *a, cli_guest *target, const GArray *placed, uint64_t
         return false;
     json_object_object_get_ex(obj, "spaces", &spaces);
     bool ok = json_object_is_type(spaces, json_type_array) &&
-              cli_place(a->cli, target, placed, nonce, spaces, error);
+              cli_place(a->cli, target, img, placed, nonce, spaces, error);
     json_object_put(obj);
     *ret_misplaced = !ok;
     return ok;
@@ -378,7 +378,8 @@ static bool restore(CliAgent *a, FmtImage *img, const struct cli_agent_restore_o
         if (getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce))
             nonce = 0;
     if (!send_image(a, img, options, nonce, reasons, error) ||
-        (placing && !place(a, options->target, placed, nonce, reasons, ret_misplaced, error)) ||
+        (placing &&
+         !place(a, options->target, img, placed, nonce, reasons, ret_misplaced, error)) ||
         !ask(a, placing ? AGENT_PLACED : AGENT_END, NULL, AGENT_PREPARED, reasons, &obj, error))
         return false;
     agent_json_get_strings(obj, "notes", notes);

@@ -28,6 +28,7 @@
 // Bytes of private memory that could be placed.
 uint64_t cli_place_bytes(const FmtImage *img);
 
-// placed: struct fmt_extent, as from fmt_image_make_live; spaces: the agent's list of {mm, pid}.
-bool cli_place(struct cli *cli, struct cli_guest *target, const GArray *placed, uint64_t nonce,
-               struct json_object *spaces, GError **error);
+// placed: struct fmt_extent of img, as from fmt_image_make_live; spaces: the agent's list of {mm,
+// pid}.
+bool cli_place(struct cli *cli, struct cli_guest *target, const FmtImage *img, const GArray *placed,
+               uint64_t nonce, struct json_object *spaces, GError **error);

@@ -113,6 +113,48 @@ static GHashTable *ends_new(void)
     return g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
 }
 
+static bool check_cow(const struct fmt_cow *cow, GError **error)
+{
+    if (cow->start % FMT_PAGE_BYTES || cow->end % FMT_PAGE_BYTES || cow->start >= cow->end ||
+        cow->end > USER_END || cow->end - cow->start > FMT_COW_MAX_BYTES ||
+        cow->flags & ~(uint64_t)FMT_COW_FLAGS)
+        return corrupt(error, "cow %" PRIu64 " at 0x%" PRIx64 "-0x%" PRIx64 " is no valid range",
+                       cow->rec.objref, cow->start, cow->end);
+    return true;
+}
+
+static bool check_cow_set(const FmtImage *img, const struct fmt_cow_set *set, GError **error)
+{
+    size_t n = fmt_cow_set_count(set);
+    uint64_t last = 0;
+    bool ok = n > 1 && g_bytes_get_size(set->members) % sizeof(uint64_t) == 0;
+
+    for (size_t i = 0; ok && i < n; i++) {
+        uint64_t member = fmt_cow_set_member(set, i);
+
+        ok = member > last && fmt_image_by_ref(img, member, FMT_MM);
+        last = member;
+    }
+    return ok ||
+           corrupt(error, "cow_set %" PRIu64 " has no valid list of members", set->rec.objref);
+}
+
+static bool check_cows(const FmtImage *img, GError **error)
+{
+    struct fmt_cow *cow;
+    struct fmt_cow_set *set;
+
+    for (size_t i = 0; FMT_NEXT(img, COW, i, cow); i++) {
+        if (!check_cow(cow, error))
+            return false;
+    }
+    for (size_t i = 0; FMT_NEXT(img, COW_SET, i, set); i++) {
+        if (!check_cow_set(img, set, error))
+            return false;
+    }
+    return true;
+}
+
 bool fmt_check_records(const FmtImage *img, GError **error)
 {
     g_autoptr(GHashTable) ends = ends_new();
@@ -130,6 +172,8 @@ bool fmt_check_records(const FmtImage *img, GError **error)
         if (!check_file(img, file, error))
             return false;
     }
+    if (!check_cows(img, error))
+        return false;
     for (size_t i = 0; FMT_NEXT(img, VMA, i, vma); i++) {
         uint64_t *last_end = last_end_of(ends, vma->mm);
 
@@ -162,13 +206,53 @@ void fmt_extent_check_free(FmtExtentCheck *check)
     g_free(check);
 }
 
+// All that share the pages must have mappings for them, or they would be lost.
+static bool member_has_room(const FmtImage *img, const struct fmt_cow *cow, uint64_t mm,
+                            const struct fmt_pages *pages)
+{
+    uint64_t at = pages->start, end = at + pages->n_pages * FMT_PAGE_BYTES;
+
+    while (at < end) {
+        const struct fmt_vma *vma = fmt_image_vma(img, mm, at);
+
+        if (!vma || !fmt_cow_fits(cow, vma))
+            return false;
+        at = vma->end;
+    }
+    return true;
+}
+
+static bool cow_extent_ok(const FmtImage *img, const struct fmt_cow_set *set,
+                          const struct fmt_pages *pages, GError **error)
+{
+    const struct fmt_cow *cow = fmt_image_by_ref(img, set->cow, FMT_COW);
+
+    if (!cow || pages->start < cow->start || pages->start >= cow->end ||
+        pages->n_pages > (cow->end - pages->start) / FMT_PAGE_BYTES)
+        return corrupt(error, "%" PRIu64 " pages at 0x%" PRIx64 " are outside of cow %" PRIu64,
+                       pages->n_pages, pages->start, set->cow);
+    if (pages->kind == FMT_PAGES_CLEAN || pages->kind == FMT_PAGES_HASHED)
+        return corrupt(error, "pages at 0x%" PRIx64 " of cow %" PRIu64 " belong to no file",
+                       pages->start, set->cow);
+    for (size_t i = 0; i < fmt_cow_set_count(set); i++)
+        if (!member_has_room(img, cow, fmt_cow_set_member(set, i), pages))
+            return corrupt(error,
+                           "pages at 0x%" PRIx64 " of cow %" PRIu64 ": mm %" PRIu64
+                           " has no such mapping",
+                           pages->start, set->cow, fmt_cow_set_member(set, i));
+    return true;
+}
+
 static bool extent_owner_ok(const FmtImage *img, const struct fmt_pages *pages, GError **error)
 {
     const struct fmt_record *owner = fmt_image_by_ref(img, pages->owner, FMT_ANY);
 
+    if (owner && owner->type == FMT_COW_SET)
+        return cow_extent_ok(img, (const struct fmt_cow_set *)owner, pages, error);
     if (!owner || (owner->type != FMT_MM && owner->type != FMT_SHM && owner->type != FMT_INODE))
         return corrupt(error,
-                       "pages at 0x%" PRIx64 " belong to %" PRIu64 ", which is no mm, shm or inode",
+                       "pages at 0x%" PRIx64 " belong to %" PRIu64
+                       ", which is no mm, cow_set, shm or inode",
                        pages->start, pages->owner);
     if (owner->type != FMT_MM)
         return true;

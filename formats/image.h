@@ -76,6 +76,14 @@ struct fmt_extent *fmt_image_extent(const FmtImage *img, size_t i); // until the
 // Keeps memory alive for as long as the image; takes ownership of the reference.
 void fmt_image_hold(FmtImage *img, GBytes *memory);
 
+// The MM that share the pages of a COW_SET, by objref, ascending.
+size_t fmt_cow_set_count(const struct fmt_cow_set *set);
+uint64_t fmt_cow_set_member(const struct fmt_cow_set *set, size_t i);
+bool fmt_cow_set_has(const struct fmt_cow_set *set, uint64_t mm);
+
+// Whether a mapping is one of those that may have pages of a COW.
+bool fmt_cow_fits(const struct fmt_cow *cow, const struct fmt_vma *vma);
+
 // The mapping that holds addr, NULL for none.
 struct fmt_vma *fmt_image_vma(const FmtImage *img, uint64_t mm, uint64_t addr);
 

@@ -92,6 +92,49 @@ struct fmt_vma *fmt_image_vma(const FmtImage *img, uint64_t mm, uint64_t addr)
     return vma && vma->mm == mm && addr < vma->end ? vma : NULL;
 }
 
+size_t fmt_cow_set_count(const struct fmt_cow_set *set)
+{
+    return set->members ? g_bytes_get_size(set->members) / sizeof(uint64_t) : 0;
+}
+
+uint64_t fmt_cow_set_member(const struct fmt_cow_set *set, size_t i)
+{
+    const uint8_t *members = g_bytes_get_data(set->members, NULL);
+    uint64_t member;
+
+    memcpy(&member, members + i * sizeof member, sizeof member);
+    return GUINT64_FROM_LE(member);
+}
+
+bool fmt_cow_set_has(const struct fmt_cow_set *set, uint64_t mm)
+{
+    size_t low = 0, high = fmt_cow_set_count(set);
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        uint64_t member = fmt_cow_set_member(set, mid);
+
+        if (member == mm)
+            return true;
+        if (member < mm)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return false;
+}
+
+bool fmt_cow_fits(const struct fmt_cow *cow, const struct fmt_vma *vma)
+{
+    if (vma->start < cow->start || vma->end > cow->end ||
+        (vma->flags & FMT_COW_FLAGS) != cow->flags || fmt_vma_is_shared(vma) ||
+        vma->flags & (FMT_VMA_DROPPABLE | FMT_VMA_HUGETLB))
+        return false;
+    return cow->object ? vma->kind == FMT_VMA_FILE && vma->object == cow->object &&
+                             vma->offset_bytes - vma->start == cow->offset_bytes - cow->start
+                       : vma->kind == FMT_VMA_ANON;
+}
+
 // The first run of an owner at or behind a place.
 static bool owner_run(const FmtImage *img, uint64_t owner, uint64_t at, struct fmt_run *ret)
 {
@@ -128,6 +171,24 @@ static bool backing_run(const FmtImage *img, const struct fmt_vma *vma, uint64_t
     return true;
 }
 
+// The same for what an address space shares with others. Its own pages come first.
+static void shared_run(const FmtImage *img, const struct fmt_vma *vma, uint64_t addr,
+                       struct fmt_run *own)
+{
+    const struct fmt_cow_set *set;
+    struct fmt_run run;
+
+    if ((vma->kind != FMT_VMA_ANON && vma->kind != FMT_VMA_FILE) || fmt_vma_is_shared(vma))
+        return;
+    for (size_t i = 0; FMT_NEXT(img, COW_SET, i, set); i++) {
+        if (!fmt_cow_set_has(set, vma->mm) || !owner_run(img, set->rec.objref, addr, &run) ||
+            run.start >= own->start)
+            continue;
+        run.end = MIN(run.end, own->start);
+        *own = run;
+    }
+}
+
 bool fmt_image_next_run(const FmtImage *img, const struct fmt_vma *vma, uint64_t addr,
                         struct fmt_run *ret)
 {
@@ -137,6 +198,7 @@ bool fmt_image_next_run(const FmtImage *img, const struct fmt_vma *vma, uint64_t
         return false;
     addr = MAX(addr, vma->start);
     owner_run(img, vma->mm, addr, &own);
+    shared_run(img, vma, addr, &own);
     backing_run(img, vma, addr, &backing);
 
     struct fmt_run run = own;

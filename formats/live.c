@@ -22,6 +22,8 @@ static void make_placed(struct fmt_extent *extent, GArray *placed)
 // rebuilt.
 static bool is_memory(const FmtImage *img, const struct fmt_extent *extent)
 {
+    if (fmt_image_by_ref(img, extent->pages.owner, FMT_COW_SET))
+        return true;
     const struct fmt_vma *vma = fmt_image_by_ref(img, extent->pages.owner, FMT_MM)
                                     ? fmt_image_vma(img, extent->pages.owner, extent->pages.start)
                                     : NULL;

@@ -81,6 +81,13 @@ enum fmt_vma_flag {
     FMT_VMA_SEALED = 1 << 24,    // mseal
 };
 
+#define FMT_COW_MAX_BYTES (1ull << 36) // of a COW: more is not memory that somebody uses
+
+// What mappings that share pages after a fork must have in common.
+#define FMT_COW_FLAGS                                                                              \
+    (FMT_VMA_GROWSDOWN | FMT_VMA_NORESERVE | FMT_VMA_ACCOUNT | FMT_VMA_HUGEPAGE |                  \
+     FMT_VMA_NOHUGEPAGE)
+
 // Whether what is written to the mapping shows in the object, if it can be written to at all.
 static inline int fmt_vma_is_shared(const struct fmt_vma *vma)
 {

@@ -31,6 +31,19 @@ static void count_pages(const FmtImage *img, uint64_t owner, struct fmt_proc_sum
     }
 }
 
+static uint64_t inherited_pages(const FmtImage *img, uint64_t mm)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < fmt_image_n_extents(img); i++) {
+        const struct fmt_pages *pages = &fmt_image_extent(img, i)->pages;
+        const struct fmt_cow_set *set = fmt_image_by_ref(img, pages->owner, FMT_COW_SET);
+
+        n += set && fmt_cow_set_has(set, mm) ? pages->n_pages : 0;
+    }
+    return n;
+}
+
 static void count_fds(const FmtImage *img, uint64_t files, struct fmt_proc_summary *sum)
 {
     const struct fmt_fd *fd;
@@ -58,8 +71,10 @@ struct fmt_proc_summary fmt_proc_summary(const FmtImage *img, const struct fmt_p
             sum.mapped_bytes += vma->end - vma->start;
         }
     }
-    if (proc->mm)
+    if (proc->mm) {
         count_pages(img, proc->mm, &sum);
+        sum.inherited_pages = inherited_pages(img, proc->mm);
+    }
     return sum;
 }
 
@@ -88,6 +103,7 @@ static void add_proc(GString *text, const FmtImage *img, const struct fmt_proc *
     add_count(text, sum.n_fds, "descriptor");
     add_count(text, sum.n_vmas, "mapping");
     add_size(text, sum.data_pages, "of its own");
+    add_size(text, sum.inherited_pages, "shared since a fork");
     add_size(text, sum.zero_pages, "of zeros");
     add_size(text, sum.clean_pages, "as in its files");
     g_string_truncate(text, text->len - strlen(", "));

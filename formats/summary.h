@@ -13,6 +13,7 @@ struct fmt_proc_summary {
     uint64_t data_pages;   // of its address space, with contents to restore
     uint64_t zero_pages;
     uint64_t clean_pages;
+    uint64_t inherited_pages; // that it shares with others since a fork; not among the above
 };
 
 struct fmt_proc_summary fmt_proc_summary(const FmtImage *img, const struct fmt_proc *proc);

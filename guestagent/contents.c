@@ -231,6 +231,8 @@ bool agent_contents(AgentRestore *r, const struct fmt_pages *pages, uint64_t add
     switch (owner ? owner->type : FMT_ANY) {
     case FMT_MM:
         return agent_mm_pages(r, pages, addr, data, size, error);
+    case FMT_COW_SET:
+        return agent_cow_pages(r, pages, addr, data, size, error);
     case FMT_SHM:
         return data ? agent_shm_write(r, pages->owner, addr, data, size, error)
                     : agent_shm_zero(r, pages->owner, addr, size, error);

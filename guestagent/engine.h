@@ -87,7 +87,14 @@ struct AgentRestore {
     GArray *undo;                  // of struct agent_undo: changes to files of this machine
     struct agent_ipc *ipc;         // ipc.c: what it made and left
     struct agent_sockets *sockets; // socket.c; NULL where the image has none
+    struct agent_cow *cow;         // cow.c; NULL where the image has none
+    bool born;                     // there are processes
     GPtrArray *makers;             // maker.c; NULL for none
+};
+
+// Addresses.
+struct agent_range {
+    uint64_t start, end;
 };
 
 // Contents of a file of this machine before we wrote to it.
@@ -361,6 +368,25 @@ AgentProc *agent_mm_owner(AgentRestore *r, uint64_t mm);
 void agent_mm_settle_plan(AgentRestore *r);
 bool agent_mm_settle(AgentProc *p, GError **error);
 
+// cow.c: memory that processes share until one of them writes.
+void agent_cow_plan(AgentRestore *r);
+bool agent_cow_begin(AgentRestore *r, GError **error); // before the first process
+// Pages of a COW_SET; they come before there are processes.
+bool agent_cow_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr,
+                     const void *data, uint64_t size, GError **error);
+// cow_birth.c: around the birth of a process with memory of its own; `by` is NULL for the first.
+bool agent_cow_before_birth(const AgentProc *p, const AgentProc *by, GError **error);
+void agent_cow_after_birth(const AgentProc *p, const AgentProc *by);
+bool agent_cow_after_births(AgentRestore *r, GError **error);
+bool agent_cow_end(AgentRestore *r, GError **error); // all are born
+void agent_cow_free(struct agent_cow *cow);          // NULL-safe
+// What a process has inherited for a while; false for nothing.
+bool agent_cow_store(const AgentProc *p, struct agent_range *ret);
+// Whether a mapping is to be taken from there, and doing so instead of mmap.
+bool agent_cow_is_inherited(const AgentProc *p, const struct fmt_vma *vma);
+bool agent_cow_take(AgentProc *p, const struct fmt_vma *vma, uint64_t prot, GError **error);
+bool agent_cow_leave(AgentProc *p, GError **error); // all mappings are there
+
 // contents.c
 bool agent_contents(AgentRestore *r, const struct fmt_pages *pages, uint64_t addr, const void *data,
                     uint64_t size, GError **error);
@@ -389,9 +415,6 @@ struct agent_vdso {
     GArray *parts;            // of struct agent_range: its mappings, by address
     uint8_t *code;            // contents of [vdso, end)
     uint64_t syscall_offset;  // of a `syscall` instruction, from vdso; `int $0x80` of ia32
-};
-struct agent_range {
-    uint64_t start, end;
 };
 struct agent_vdso *agent_vdso_of(pid_t pid, bool ia32, GError **error);
 void agent_vdso_free(struct agent_vdso *vdso); // NULL-safe

@@ -128,6 +128,8 @@ static bool on_end_frame(struct restore_job *rj, const struct agent_frame *frame
         return false;
     if (!rj->placing)
         return prepare(rj, error);
+    if (!agent_restore_end_pages(rj->restore, error))
+        return false;
     agent_job_send(rj->job, AGENT_MARKED, spaces_json(rj->restore));
     return true;
 }

@@ -251,17 +251,19 @@ bool agent_mm_map(AgentProc *p, const struct fmt_vma *vma, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
     const uint64_t bytes = vma->end - vma->start, prot = agent_mm_prot(vma);
+    const uint64_t first = prot | (agent_mm_is_open(vma) ? PROT_READ | PROT_WRITE : 0) |
+                           (prot == PROT_EXEC ? PROT_READ : 0);
     int64_t at;
     int fd;
 
     if (agent_ipc_is_segment(p->r, vma))
         return agent_ipc_attach(p, vma, error) && advise(p, vma, error);
+    if (agent_cow_is_inherited(p, vma))
+        return agent_cow_take(p, vma, first, error) && advise(p, vma, error) &&
+               give_name(p, vma, error);
     if (!map_object(p, vma, &fd, error) ||
-        !agent_remote(t, "mmap", SYS_mmap, &at, error, vma->start, bytes,
-                      prot | (agent_mm_is_open(vma) ? PROT_READ | PROT_WRITE : 0) |
-                          (prot == PROT_EXEC ? PROT_READ : 0),
-                      map_flags(vma), (uint64_t)(int64_t)fd,
-                      vma->kind == FMT_VMA_ANON ? 0 : vma->offset_bytes))
+        !agent_remote(t, "mmap", SYS_mmap, &at, error, vma->start, bytes, first, map_flags(vma),
+                      (uint64_t)(int64_t)fd, vma->kind == FMT_VMA_ANON ? 0 : vma->offset_bytes))
         return false;
     if ((uint64_t)at != vma->start)
         return agent_fail(error, "the kernel gave address %" G_GINT64_MODIFIER "x", at);
@@ -283,6 +285,8 @@ static bool build(AgentProc *p, GError **error)
             return false;
         }
     }
+    if (!agent_cow_leave(p, error))
+        return false;
     g_autofree char *path = g_strdup_printf("/proc/%d/mem", agent_leader(p)->tracee.tid);
 
     p->mem = agent_fd_up(p->r, open(path, O_RDWR | O_CLOEXEC), error);

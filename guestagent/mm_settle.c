@@ -207,15 +207,16 @@ static bool set_key(AgentProc *p, const struct fmt_vma *vma, GError **error)
 
 /* ---- mappings ---- */
 
-// A private mapping that has no page of its own is not accounted for any longer when it is closed:
-// it gets one.
+// A private mapping that never had a page of its own is not accounted for any longer when it is
+// closed: it gets one. What was inherited has.
 static bool own_page(AgentProc *p, const struct fmt_vma *vma, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
     uint8_t byte;
 
-    return vma->kind != FMT_VMA_ANON || (agent_remote_read(t, vma->start, &byte, 1, error) &&
-                                         agent_remote_write(t, vma->start, &byte, 1, error));
+    return vma->kind != FMT_VMA_ANON || agent_cow_is_inherited(p, vma) ||
+           (agent_remote_read(t, vma->start, &byte, 1, error) &&
+            agent_remote_write(t, vma->start, &byte, 1, error));
 }
 
 static bool close_open(AgentProc *p, const struct fmt_vma *vma, GError **error)

@@ -283,6 +283,7 @@ void agent_restore_free(AgentRestore *r)
     g_array_unref(r->undo);
     g_ptr_array_unref(r->created);
     agent_sockets_free(r->sockets);
+    agent_cow_free(r->cow);
     g_array_unref(r->fds);
     g_hash_table_unref(r->objects);
     g_array_unref(r->steps);

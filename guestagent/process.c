@@ -208,8 +208,15 @@ static bool do_birth(AgentRestore *r, const struct agent_step *s, GError **error
     const pid_t tid = (pid_t)s->task->rec->tid;
     const struct agent_tracee *by = s->by ? &s->by->tracee : &r->trunk;
 
-    if (agent_remote_clone(by, &args, &tid, 1, &s->task->tracee.tid, error))
+    const bool has_own = !(s->flags & CLONE_VM);
+    const AgentProc *maker = s->by ? s->by->proc : NULL;
+
+    if ((!has_own || agent_cow_before_birth(s->task->proc, maker, error)) &&
+        agent_remote_clone(by, &args, &tid, 1, &s->task->tracee.tid, error)) {
+        if (has_own)
+            agent_cow_after_birth(s->task->proc, maker);
         return settle_in(s, by, error);
+    }
     g_prefix_error(error, "thread %d: ", tid);
     return false;
 }

@@ -82,6 +82,7 @@ AgentRestore *agent_restore_plan(FmtImage *meta, const struct agent_restore_opti
     agent_ipc_plan(r);
     agent_time_plan(r);
     agent_restart_plan(r);
+    agent_cow_plan(r);
     for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
         if (aspects[i]->plan)
             aspects[i]->plan(r);
@@ -112,12 +113,14 @@ static bool build_aspect(AgentRestore *r, const struct agent_aspect *aspect, GEr
     return true;
 }
 
-bool agent_restore_build(AgentRestore *r, GError **error)
+// Makes the processes, when all that they inherit is there.
+static bool bear(AgentRestore *r, GError **error)
 {
-    // All descriptors before the first process, which inherits them.
-    if (!agent_files_open(r, error) || !agent_shm_open(r, error) ||
-        !agent_process_start(r, error) || !agent_files_stage(r, AGENT_FILE_CONNECT, error) ||
-        !agent_process_tree(r, error) || !agent_ipc_make(r, error))
+    if (r->born)
+        return true;
+    r->born = true;
+    if (!agent_process_start(r, error) || !agent_files_stage(r, AGENT_FILE_CONNECT, error) ||
+        !agent_process_tree(r, error) || !agent_cow_end(r, error) || !agent_ipc_make(r, error))
         return false;
     for (size_t i = 0; i < G_N_ELEMENTS(aspects); i++) {
         if (aspects[i] == &agent_aspect_fd && !agent_files_stage(r, AGENT_FILE_LATE, error))
@@ -126,6 +129,13 @@ bool agent_restore_build(AgentRestore *r, GError **error)
             return false;
     }
     return agent_files_stage(r, AGENT_FILE_ATTACH, error);
+}
+
+bool agent_restore_build(AgentRestore *r, GError **error)
+{
+    // All descriptors before the first process, which inherits them.
+    return agent_files_open(r, error) && agent_shm_open(r, error) && agent_cow_begin(r, error) &&
+           (r->cow || bear(r, error));
 }
 
 GArray *agent_restore_spaces(const AgentRestore *r)
@@ -146,7 +156,13 @@ GArray *agent_restore_spaces(const AgentRestore *r)
 bool agent_restore_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
                          const void *data, uint64_t size, GError **error)
 {
-    return agent_contents(r, pages, pages->start + offset, data, size, error);
+    return (fmt_image_by_ref(r->img, pages->owner, FMT_COW_SET) || bear(r, error)) &&
+           agent_contents(r, pages, pages->start + offset, data, size, error);
+}
+
+bool agent_restore_end_pages(AgentRestore *r, GError **error)
+{
+    return bear(r, error);
 }
 
 static bool finish_tasks(AgentProc *p, GError **error)
@@ -254,7 +270,7 @@ static bool leave_scratch(AgentProc *p, GError **error)
 
 bool agent_restore_finish(AgentRestore *r, GError **error)
 {
-    if (!agent_inodes_finish(r, error))
+    if (!bear(r, error) || !agent_inodes_finish(r, error))
         return false;
     agent_pipes_finish(r);
     if (!agent_shm_seal(r, error) || !agent_ipc_fill(r, error) || !agent_mqueue_finish(r, error))

@@ -12,7 +12,8 @@
  *
  *   plan      checks the image against this machine and touches nothing
  *   build     makes the processes, threads, mappings and descriptors, all ptrace-stopped
- *   pages     writes contents, piece by piece, as the stream brings them
+ *   pages     writes contents, piece by piece, as the stream brings them; what the processes have
+ *             in common comes first, and only then are they made
  *   finish    registers, signals, credentials: "prepared", still stopped
  *   release   lets the processes go; they belong to init from here on
  *
@@ -79,6 +80,9 @@ bool agent_restore_build(AgentRestore *r, GError **error);
 // PLACED pages are made and marked.
 bool agent_restore_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t offset,
                          const void *data, uint64_t size, GError **error);
+
+// No more contents come but those that are PLACED.
+bool agent_restore_end_pages(AgentRestore *r, GError **error);
 
 // The address spaces that were built (struct agent_space); owned by the caller.
 GArray *agent_restore_spaces(const AgentRestore *r);

@@ -138,6 +138,7 @@ static uint64_t choose_park(const AgentProc *p, uint64_t bytes)
     // Calls of i386 reach the lower 4 GiB alone.
     const uint64_t end = agent_ia32_calls(p) ? MIN(space_end(p), AGENT_IA32_END) : space_end(p);
     uint64_t at = USER_START, best = 0, best_bytes = 0;
+    struct agent_range store;
 
     for (guint i = 0; i < p->vmas->len; i++) {
         const struct fmt_vma *vma = g_ptr_array_index(p->vmas, i);
@@ -149,6 +150,8 @@ static uint64_t choose_park(const AgentProc *p, uint64_t bytes)
         use(used, p->here->vvar, p->here->end);
     if (p->stub)
         use(used, 0, agent_stub_end());
+    if (agent_cow_store(p, &store))
+        use(used, store.start, store.end);
     use(used, end, end);
     g_array_sort(used, by_start);
     for (guint i = 0; i < used->len; i++) {
@@ -203,6 +206,24 @@ static bool put_code(AgentProc *p, uint64_t at, GError **error)
     return true;
 }
 
+static bool unmap(const AgentProc *p, uint64_t start, uint64_t end, GError **error)
+{
+    return start >= end || agent_remote(&agent_leader(p)->tracee, "munmap", SYS_munmap, NULL, error,
+                                        start, end - start);
+}
+
+// Away with the copy of the agent's memory, or with the stub.
+static bool keep_only(const AgentProc *p, struct agent_range park, GError **error)
+{
+    struct agent_range store = park;
+    const bool has_store = agent_cow_store(p, &store);
+    const struct agent_range low = store.start < park.start ? store : park;
+    const struct agent_range high = store.start < park.start ? park : store;
+
+    return unmap(p, 0, low.start, error) && (!has_store || unmap(p, low.end, high.start, error)) &&
+           unmap(p, high.end, space_end(p), error);
+}
+
 static bool park(AgentProc *p, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
@@ -224,10 +245,7 @@ static bool park(AgentProc *p, GError **error)
         !move_parts(p, p->here->vvar, p->park + bytes - vdso_bytes, error))
         return false;
     p->site.scratch = p->park;
-    // Away with the copy of the agent's memory, or with the stub.
-    return agent_remote(t, "munmap", SYS_munmap, NULL, error, 0, p->park) &&
-           agent_remote(t, "munmap", SYS_munmap, NULL, error, p->park + bytes,
-                        space_end(p) - (p->park + bytes));
+    return keep_only(p, (struct agent_range){p->park, p->park + bytes}, error);
 }
 
 static const struct fmt_vma *captured_code(const AgentProc *p)

@@ -7,6 +7,7 @@
 #include "formats/cpu_features.h"
 #include "introspect/clock.h"
 #include "introspect/context.h"
+#include "introspect/cow.h"
 #include "introspect/cputime.h"
 #include "introspect/file.h"
 #include "introspect/flock.h"
@@ -128,7 +129,9 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
                           .pages = cap->pages,
                           .root_task = root,
                           .fd = -1};
+    g_autoptr(intro_cow) cow = tree && tree->len > 1 ? intro_cow_new(cap->k) : NULL;
 
+    c.cow = cow;
     intro_pages_reset(cap->pages);
     for (guint i = 0; tree && i < tree->len; i++) {
         struct gva living, mm;
@@ -136,6 +139,8 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
             living.addr && intro_get_ptr(cap->k, living, M_task_mm, &mm, NULL) && mm.addr)
             intro_mm(&c, mm, NULL);
     }
+    if (cow)
+        intro_cow_resolve(&c);
     g_clear_pointer(&c.later, g_array_unref);
     g_clear_pointer(&c.holders, g_hash_table_unref);
     return intro_pages_count(cap->pages);
@@ -195,11 +200,16 @@ static bool walk_tree(struct intro_ctx *c, GError **error)
 
     if (!tree || !fill_head(c, error) || !fill_cpu(c, error))
         return false;
+    if (tree->len > 1 && !c->opt->records_only)
+        c->cow = intro_cow_new(c->k);
     for (guint i = 0; i < tree->len; i++)
         if (!intro_proc(c, g_array_index(tree, struct gva, i), error))
             return false;
     c->pid = c->opt->pid;
     intro_cputime_note(c);
+    // Where a thread is busy there will be another take.
+    if (c->cow && !c->busy)
+        intro_cow_resolve(c);
     // First: files in flight are found by it.
     if (!intro_unix_finish(c, error) || !intro_yama(c, error))
         return false;
@@ -291,6 +301,7 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
     g_clear_pointer(&c.sockets, g_array_unref);
     g_clear_pointer(&c.later, g_array_unref);
     g_clear_pointer(&c.holders, g_hash_table_unref);
+    g_clear_pointer(&c.cow, intro_cow_free);
     return result;
 }
 

@@ -6,6 +6,7 @@
 
 struct intro_timers;
 struct intro_pages;
+struct intro_cow;
 struct intro_clock;
 
 /*
@@ -25,6 +26,7 @@ struct intro_ctx {
     GPtrArray *refusals;         // struct intro_refusal; owned by the caller of take
     GHashTable *objects;         // kernel address -> objref
     struct intro_pages *pages;   // what is to be copied
+    struct intro_cow *cow;       // pages that may be shared; NULL where there is one process
     struct intro_timers *timers; // sleepers by task
     const struct intro_clock *clock;
     GArray *vcpus;

@@ -2,6 +2,8 @@
 // Mappings (struct vm_area_struct): what is mapped, and which of its pages are the process's own.
 #include "introspect/mm.h"
 
+#include "introspect/cow.h"
+
 #include <string.h>
 
 // clang-format off
@@ -64,13 +66,15 @@ struct mapping {
     struct fmt_vma *rec;
     struct gva vma, mm, file, inode;
     uint64_t vm_flags;
-    bool swapped;  // some page is, and it has been refused
-    GError *error; // of a page walk's callback
+    bool inherited; // may be, so that other processes have some of its pages as well
+    bool swapped;   // some page is, and it has been refused
+    GError *error;  // of a page walk's callback
 };
 
 /* ---- pages of the page tables ---- */
 
-#define PTE_DIRTY 0x40ull
+#define PTE_WRITABLE 0x2ull
+#define PTE_DIRTY    0x40ull
 
 // Whether a frame is private to the process: page->mapping of the (head) page has
 // PAGE_MAPPING_ANON.
@@ -160,8 +164,12 @@ static bool want_page(const struct intro_user_page *page, bool present, void *us
     // A huge entry may reach past the mapping where it was split by mprotect of a neighbour.
     uint64_t start = MAX(page->at.addr, m->rec->start);
     uint64_t end = MIN(page->at.addr + page->size_bytes, m->rec->end);
-    intro_pages_want(m->c->pages, m->rec->mm, start,
-                     GPA(page->frame.addr + (start - page->at.addr)), end - start, FMT_PAGES_DATA);
+    struct gpa from = GPA(page->frame.addr + (start - page->at.addr));
+
+    if (m->inherited)
+        intro_cow_want(m->c->cow, m->rec, start, from, end - start, !(page->entry & PTE_WRITABLE));
+    else
+        intro_pages_want(m->c->pages, m->rec->mm, start, from, end - start, FMT_PAGES_DATA);
     return true;
 }
 
@@ -279,6 +287,7 @@ static bool read_anon_name(struct mapping *m, GError **error)
 static bool capture_anon(struct mapping *m, GError **error)
 {
     m->rec->kind = FMT_VMA_ANON;
+    m->inherited = m->c->cow && !(m->rec->flags & FMT_VMA_DROPPABLE);
     return read_anon_name(m, error) && walk_pages(m, want_page, error);
 }
 
@@ -319,6 +328,7 @@ static bool capture_file(struct mapping *m, GError **error)
         return true;
     }
     m->rec->kind = FMT_VMA_FILE;
+    m->inherited = m->c->cow && !(m->vm_flags & VM_SHARED);
     if (!walk_pages(m, m->vm_flags & VM_SHARED ? want_written_page : want_page, error))
         return false;
     return intro_pagecache(m->c, m->inode, file->object, m->rec->offset_bytes,

@@ -180,6 +180,19 @@ void intro_pages_patch(struct intro_pages *p, uint64_t owner, uint64_t start, co
     g_array_append_val(p->patches, patch);
 }
 
+bool intro_pages_is_patched(const struct intro_pages *p, uint64_t owner, uint64_t start,
+                            uint64_t size_bytes)
+{
+    for (guint i = 0; i < p->patches->len; i++) {
+        const struct patch *patch = &g_array_index(p->patches, struct patch, i);
+
+        if (patch->owner == owner && patch->start < start + size_bytes &&
+            patch->start + g_bytes_get_size(patch->data) > start)
+            return true;
+    }
+    return false;
+}
+
 static void apply_patch(const struct intro_pages *p, const struct patch *patch)
 {
     size_t len;
@@ -204,6 +217,7 @@ static bool is_zero(const uint8_t *page)
 // Pages that become one extent.
 struct run {
     uint64_t owner;
+    bool is_cow; // owner is a COW_SET
     uint64_t start;
     uint64_t n_pages;
     enum fmt_pages_kind kind;
@@ -249,10 +263,10 @@ static enum fmt_pages_kind kind_of(const struct want *w, const uint8_t *page)
     return w->kind == FMT_PAGES_DATA && is_zero(page) ? FMT_PAGES_ZERO : w->kind;
 }
 
-static void add_page(struct layout *l, const struct want *w, uint64_t i)
+static void add_page(struct layout *l, const struct want *w, uint64_t i, bool is_cow)
 {
     const uint8_t *data = l->p->buffer + (w->first_page + i) * VMM_PAGE_BYTES;
-    struct run run = {w->owner, w->start + i * VMM_PAGE_BYTES, 1, kind_of(w, data), data};
+    struct run run = {w->owner, is_cow, w->start + i * VMM_PAGE_BYTES, 1, kind_of(w, data), data};
     struct run *last = l->runs->len ? &g_array_index(l->runs, struct run, l->runs->len - 1) : NULL;
 
     // A want is inside of one mapping, which an extent must be.
@@ -269,18 +283,22 @@ static void add_wants(struct layout *l, const FmtImage *img, bool clean)
     for (guint i = 0; i < l->p->wants->len; i++) {
         const struct want *w = &g_array_index(l->p->wants, struct want, i);
         bool of_file = fmt_image_by_ref(img, w->owner, FMT_INODE);
+        bool is_cow = fmt_image_by_ref(img, w->owner, FMT_COW_SET);
 
         for (uint64_t j = 0; (w->kind == FMT_PAGES_CLEAN) == clean && j < w->n_pages; j++)
             if (!of_file || take_page(l, w->owner, w->start + j * VMM_PAGE_BYTES))
-                add_page(l, w, j);
+                add_page(l, w, j, is_cow);
     }
 }
 
-// By owner, then by address: the decoder insists on it.
+// By owner, then by address: the decoder insists on it. What several processes have from before
+// their births comes first.
 static gint compare_runs(gconstpointer a, gconstpointer b)
 {
     const struct run *x = a, *y = b;
 
+    if (x->is_cow != y->is_cow)
+        return x->is_cow ? -1 : 1;
     if (x->owner != y->owner)
         return x->owner < y->owner ? -1 : 1;
     return x->start < y->start ? -1 : x->start > y->start;

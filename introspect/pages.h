@@ -18,6 +18,10 @@ void intro_pages_free(struct intro_pages *p); // NULL-safe
 // enough.
 bool intro_pages_reserve(struct intro_pages *p, uint64_t n_pages, GError **error);
 
+// Whether a patch (intro_pages_patch) meets these pages.
+bool intro_pages_is_patched(const struct intro_pages *p, uint64_t owner, uint64_t start,
+                            uint64_t size_bytes);
+
 // Forgets the wants of an earlier take; keeps the memory.
 void intro_pages_reset(struct intro_pages *p);
 uint64_t intro_pages_count(const struct intro_pages *p); // pages wanted so far

@@ -4,6 +4,7 @@
 
 #include "fmt_sample.h"
 #include "formats/catalogue.h"
+#include "formats/summary.h"
 
 static void test_references(void)
 {
@@ -95,6 +96,49 @@ static void test_layers(void)
     g_assert_false(fmt_image_next_run(img, vma, at, &run));
 }
 
+// What two address spaces have in common, and what one of them has instead.
+static void test_inherited(void)
+{
+    g_autoptr(FmtImage) img = fmt_image_new();
+    struct fmt_mm *mms[] = {fmt_image_add(img, FMT_MM), fmt_image_add(img, FMT_MM),
+                            fmt_image_add(img, FMT_MM)};
+    struct fmt_cow *cow = fmt_image_add(img, FMT_COW);
+    struct fmt_cow_set *set = fmt_image_add(img, FMT_COW_SET);
+    const uint64_t members[] = {GUINT64_TO_LE(mms[0]->rec.objref),
+                                GUINT64_TO_LE(mms[1]->rec.objref)};
+    g_autofree uint8_t *ours = g_malloc(4 * FMT_PAGE_BYTES);
+    uint8_t got[2];
+
+    memset(ours, 'o', 3 * FMT_PAGE_BYTES);
+    memset(ours + 3 * FMT_PAGE_BYTES, 'm', FMT_PAGE_BYTES);
+    cow->start = 0x10000;
+    cow->end = 0x20000;
+    set->cow = cow->rec.objref;
+    set->members = g_bytes_new(members, sizeof members);
+    for (size_t i = 0; i < G_N_ELEMENTS(mms); i++) {
+        struct fmt_vma *vma = fmt_image_add(img, FMT_VMA);
+
+        *vma = (struct fmt_vma){
+            .rec = vma->rec, .mm = mms[i]->rec.objref, .start = 0x10000, .end = 0x20000};
+    }
+    fmt_image_add_extent(img, set->rec.objref, 0x11000, 3, FMT_PAGES_DATA, ours);
+    fmt_image_add_extent(img, mms[1]->rec.objref, 0x14000, 1, FMT_PAGES_DATA,
+                         ours + 3 * FMT_PAGE_BYTES);
+
+    g_assert_true(fmt_image_read(img, mms[0]->rec.objref, 0x13fff, got, 1));
+    g_assert_cmpint(got[0], ==, 'o');
+    g_assert_true(fmt_image_read(img, mms[1]->rec.objref, 0x13fff, got, 2));
+    g_assert_cmpint(got[0], ==, 'o');
+    g_assert_cmpint(got[1], ==, 'm');
+    g_assert_true(!fmt_image_read(img, mms[2]->rec.objref, 0x12000, got, 1) || got[0] == 0);
+
+    const struct fmt_proc proc = {.mm = mms[1]->rec.objref};
+    const struct fmt_proc_summary sum = fmt_proc_summary(img, &proc);
+
+    g_assert_cmpuint(sum.inherited_pages, ==, 3);
+    g_assert_cmpuint(sum.data_pages, ==, 1);
+}
+
 // Each breaks one rule of a good image; the encoder must name it and write nothing.
 static void no_such_ref(FmtImage *img)
 {
@@ -163,6 +207,63 @@ static void extent_of_nobody(FmtImage *img)
         ((struct fmt_record *)fmt_image_nth(img, FMT_PIPE, 0))->objref;
 }
 
+static void cow_too_large(FmtImage *img)
+{
+    struct fmt_cow *cow = fmt_image_nth(img, FMT_COW, 0);
+
+    cow->end = cow->start + FMT_COW_MAX_BYTES + FMT_PAGE_BYTES;
+}
+
+static void cow_flags(FmtImage *img)
+{
+    ((struct fmt_cow *)fmt_image_nth(img, FMT_COW, 0))->flags = FMT_VMA_SHARED;
+}
+
+static void cow_of_one(FmtImage *img)
+{
+    struct fmt_cow_set *set = fmt_image_nth(img, FMT_COW_SET, 0);
+    GBytes *one = g_bytes_new_from_bytes(set->members, 0, sizeof(uint64_t));
+
+    g_bytes_unref(set->members);
+    set->members = one;
+}
+
+static void cow_unsorted(FmtImage *img)
+{
+    struct fmt_cow_set *set = fmt_image_nth(img, FMT_COW_SET, 0);
+    const uint64_t members[] = {GUINT64_TO_LE(fmt_cow_set_member(set, 1)),
+                                GUINT64_TO_LE(fmt_cow_set_member(set, 0))};
+
+    g_bytes_unref(set->members);
+    set->members = g_bytes_new(members, sizeof members);
+}
+
+static void cow_of_others(FmtImage *img)
+{
+    struct fmt_cow_set *set = fmt_image_nth(img, FMT_COW_SET, 0);
+    const uint64_t members[] = {GUINT64_TO_LE(fmt_cow_set_member(set, 0)),
+                                GUINT64_TO_LE(set->rec.objref)};
+
+    g_bytes_unref(set->members);
+    set->members = g_bytes_new(members, sizeof members);
+}
+
+static void cow_homeless(FmtImage *img)
+{
+    struct fmt_cow_set *set = fmt_image_nth(img, FMT_COW_SET, 0);
+    struct fmt_cow *cow = fmt_image_by_ref(img, set->cow, FMT_COW);
+
+    fmt_image_add_extent(img, set->rec.objref, cow->start, 1, FMT_PAGES_ZERO, NULL);
+}
+
+static void cow_outside(FmtImage *img)
+{
+    struct fmt_cow_set *set = fmt_image_nth(img, FMT_COW_SET, 0);
+    struct fmt_cow *cow = fmt_image_by_ref(img, set->cow, FMT_COW);
+
+    fmt_image_add_extent(img, set->rec.objref, cow->end - FMT_PAGE_BYTES, 2, FMT_PAGES_ZERO, NULL);
+}
+
 static bool count(const void *data, size_t len, void *user, GError **error)
 {
     *(size_t *)user += len;
@@ -186,7 +287,14 @@ static void test_rules(void)
         {extent_outside, "not inside one vma"},
         {extent_across, "not inside one vma"},
         {extent_wraps, "no valid range"},
-        {extent_of_nobody, "no mm, shm or inode"},
+        {extent_of_nobody, "no mm, cow_set, shm or inode"},
+        {cow_too_large, "no valid range"},
+        {cow_flags, "no valid range"},
+        {cow_of_one, "no valid list of members"},
+        {cow_unsorted, "no valid list of members"},
+        {cow_of_others, "no valid list of members"},
+        {cow_homeless, "has no such mapping"},
+        {cow_outside, "are outside of cow"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(rules); i++) {
@@ -209,6 +317,7 @@ int main(int argc, char **argv)
     g_test_add_func("/image/catalogue", test_catalogue);
     g_test_add_func("/image/long-extent", test_long_extent);
     g_test_add_func("/image/layers", test_layers);
+    g_test_add_func("/image/inherited", test_inherited);
     g_test_add_func("/image/rules", test_rules);
     return g_test_run();
 }

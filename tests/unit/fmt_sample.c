@@ -41,6 +41,8 @@ static void settle(FmtImage *img)
     struct fmt_vma *vma;
     struct fmt_file *file;
     struct fmt_signal *signal;
+    struct fmt_cow_set *set;
+    struct fmt_cow *cow;
 
     for (size_t i = 0; FMT_NEXT(img, VMA, i, vma); i++) {
         vma->mm = ref_of(img, FMT_MM);
@@ -53,6 +55,20 @@ static void settle(FmtImage *img)
     for (size_t i = 0; FMT_NEXT(img, FILE, i, file); i++) {
         file->kind = i == 0 ? FMT_FILE_PIPE : FMT_FILE_REG;
         file->object = ref_of(img, i == 0 ? FMT_PIPE : FMT_INODE);
+    }
+    for (size_t i = 0; FMT_NEXT(img, COW, i, cow); i++) {
+        cow->start = 0x400000 + i * 0x100000;
+        cow->end = cow->start + 0x100000;
+        cow->flags &= FMT_COW_FLAGS;
+        cow->object = i == 0 ? 0 : ref_of(img, FMT_FILE);
+    }
+    for (size_t i = 0; FMT_NEXT(img, COW_SET, i, set); i++) {
+        struct fmt_mm *mms[2] = {fmt_image_nth(img, FMT_MM, 0), fmt_image_nth(img, FMT_MM, 1)};
+        const uint64_t members[2] = {GUINT64_TO_LE(mms[0]->rec.objref),
+                                     GUINT64_TO_LE(mms[1]->rec.objref)};
+
+        g_clear_pointer(&set->members, g_bytes_unref);
+        set->members = g_bytes_new(members, sizeof members);
     }
     for (size_t i = 0; FMT_NEXT(img, SIGNAL, i, signal); i++)
         signal->owner = ref_of(img, i == 0 ? FMT_PROC : FMT_TASK);
