@@ -236,6 +236,7 @@ enum fmt_restart {
     FMT_RESTART_POLL,      // addr = pollfds, arg1 = nfds, ns
     FMT_RESTART_FUTEX,     // addr = word, arg1 = value, arg2 = flags, arg3 = bitset, ns
     FMT_RESTART_ENTER,     // the registers enter the call; arg1 = enum fmt_timeout, ns
+    FMT_RESTART_MOVED,     // no timeout: a futex that it was moved to, addr = word, arg1 = value
 };
 
 // FMT_RESTART_ENTER: what is to hold the rest of the timeout while the thread enters its call.

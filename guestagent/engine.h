@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/user.h>
 
 #include "guestagent/remote.h"
 #include "guestagent/restore.h"
@@ -18,6 +19,7 @@ struct AgentTask {
     struct agent_tracee tracee; // tid 0: not created yet
     AgentProc *proc;
     const struct fmt_task *rec;
+    uint64_t detour;  // the code by which it enters its call (detour.c), 0 for none
     bool starts_over; // the call that rec->restart tells of begins anew instead
     bool born;        // in the plan of births
     bool armed;       // a restart block holds the rest of a timeout
@@ -123,7 +125,7 @@ bool agent_fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 static inline bool agent_is_restarted(const AgentTask *t)
 {
     return t->rec->restart != FMT_RESTART_NONE && t->rec->restart != FMT_RESTART_ENTER &&
-           !t->starts_over;
+           t->rec->restart != FMT_RESTART_MOVED && !t->starts_over;
 }
 
 static inline AgentTask *agent_leader(const AgentProc *p)
@@ -420,6 +422,12 @@ struct agent_vdso *agent_vdso_of(pid_t pid, bool ia32, GError **error);
 void agent_vdso_free(struct agent_vdso *vdso); // NULL-safe
 #define AGENT_SCRATCH_BYTES (64 * 1024)
 
+// detour.c: makes the detours of all threads in the address space of p, once its vdso is where it
+// stays. To be called before the memory is closed.
+bool agent_detours_make(AgentProc *p, GError **error);
+// The registers are those behind the call; they become those with which it is entered.
+void agent_detour_take(const AgentTask *t, struct user_regs_struct *regs);
+
 // cred.c: what the agent may do: a mask of CAP_*.
 uint64_t agent_own_caps(void);
 
@@ -447,6 +455,9 @@ bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error);
 // restart.c: arms what FMT_RESTART_* says. *ret_rax is what the call returned.
 bool agent_restart_arm(AgentTask *t, int64_t *ret_rax, GError **error);
 void agent_restart_plan(AgentRestore *r);
+// The thread is about to be let go: where a handler comes before its sleep goes on, says how much
+// is left of that.
+void agent_restart_release(const AgentTask *t);
 
 // entry.c: lets those into their calls that go on with what is left of a timeout
 // (FMT_RESTART_ENTER). Everything is ready, and all others are stopped.

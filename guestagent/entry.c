@@ -122,7 +122,7 @@ static bool exchange(const AgentTask *t, struct rest *ret_before)
     return put(t, &rest);
 }
 
-// Milliseconds are in a register, which the program loads for each call.
+// Milliseconds are in a register, which a detour gives its own value back.
 static bool set_millis(const AgentTask *t)
 {
     const uint64_t left = agent_time_left(t->proc->r, t->rec->restart_ns);
@@ -196,7 +196,8 @@ static void enter(AgentTask *t)
                    "thread %" PRIu64 " starts the timeout of its call over", t->rec->tid);
     if (there && go_to_entry(t) && (!millis || set_millis(t)))
         t->asleep = go_in(t);
-    if (there && t->rec->restart_arg2)
+    // What the kernel writes back itself it writes when the call ends.
+    if (there && !millis && (t->rec->restart_arg2 || t->asleep))
         put(t, &before);
 }
 

@@ -17,6 +17,7 @@
 
 #include "guestagent/error.h"
 #include "guestagent/procfs.h"
+#include "guestagent/vdso_code.h"
 
 /*
  * Every thread is seized and interrupted; what it creates meanwhile is traced from birth. The set
@@ -445,6 +446,17 @@ static bool at_ia32_entry(pid_t tid, uint64_t start, uint64_t end)
     return false;
 }
 
+// Its call goes on where it is, in whatever kernel.
+static bool at_detour(pid_t tid)
+{
+    struct user_regs_struct regs;
+    uint8_t code[32];
+
+    return ptrace(PTRACE_GETREGS, tid, NULL, &regs) == 0 && (long)regs.orig_rax >= 0 &&
+           procfs_read_memory(tid, regs.rip, code, sizeof code) &&
+           agent_vdso_is_detour(code, sizeof code);
+}
+
 /*
  * A thread within the vdso goes on in another kernel's only if that is the same build: better not
  * to stop it there. The code is short and waits for nothing, so the thread is stepped out of it.
@@ -457,7 +469,8 @@ static void step_out_of_vdso(struct thread *t)
     uint64_t start, end;
     int status, n = 0;
 
-    if (!procfs_find_vdso(t->pid, &start, &end) || at_ia32_entry(t->tid, start, end))
+    if (!procfs_find_vdso(t->pid, &start, &end) || at_ia32_entry(t->tid, start, end) ||
+        at_detour(t->tid))
         return;
     while (n < VDSO_MAX_STEPS && ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) == 0 &&
            regs.rip >= start && regs.rip < end) {

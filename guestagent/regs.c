@@ -20,7 +20,7 @@
 #define XFEATURE_YMM       (1ull << 2)
 #define XFEATURE_AMX       (3ull << 17)
 
-#define SYSCALL_BYTES 2 // 0f 05
+#define ERESTARTNOHAND 514 // include/linux/errno.h: begins anew where no handler runs
 
 #define MAX_XSAVE_BYTES (64 * 1024)
 
@@ -193,10 +193,10 @@ bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error)
     if (restarted && rec->orig_rax == -1ull)
         regs.orig_rax = (uint64_t)MAX(rec->syscall, 0);
     if (t->starts_over) {
-        regs.rip -= SYSCALL_BYTES;
-        regs.rax = (uint64_t)MAX(rec->syscall, 0);
-        regs.orig_rax = -1ull;
+        regs.rax = (uint64_t)-ERESTARTNOHAND;
+        regs.orig_rax = (uint64_t)MAX(rec->syscall, 0);
     }
+    agent_detour_take(t, &regs);
     if (!set_vectors(t, error) || !agent_prctl_last(t, error))
         return false;
     // Not the register set: its form is that of the code that the thread runs.

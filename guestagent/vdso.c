@@ -279,7 +279,20 @@ static bool same_code(const AgentProc *p, const struct fmt_vma *code)
 
     return code->end - code->start == here->end - here->vdso &&
            code->start - captured_data(p, code) == here->vdso - here->vvar &&
-           memcmp(p->old_vdso->data, here->code, p->old_vdso->len) == 0;
+           memcmp(p->old_vdso->data, here->code, agent_vdso_used(here->code, p->old_vdso->len)) ==
+               0;
+}
+
+// What follows the code of the vdso: detours.
+static bool put_back_rest(AgentProc *p, GError **error)
+{
+    const size_t used = agent_vdso_used(p->here->code, p->old_vdso->len);
+    const size_t rest = agent_vdso_used(p->old_vdso->data, p->old_vdso->len);
+
+    return rest <= used ||
+           pwrite(p->mem, p->old_vdso->data + used, rest - used, (off_t)(p->vdso + used)) ==
+               (ssize_t)(rest - used) ||
+           agent_fail_errno(error, "code in the vdso of process %" G_GUINT64_FORMAT, p->rec->pid);
 }
 
 static bool thread_between(const AgentProc *p, uint64_t start, uint64_t end)
@@ -341,10 +354,13 @@ static bool put_back(AgentProc *p, const struct fmt_vma *code, GError **error)
 
 static bool at_call(const AgentProc *p, uint64_t offset)
 {
-    const uint8_t *code = p->old_vdso->data, *insn = p->ia32 ? int80_insn : syscall_insn;
+    const uint8_t *code = p->old_vdso->data, *insns[] = {syscall_insn, int80_insn};
 
-    return (offset + 2 <= p->old_vdso->len && memcmp(code + offset, insn, 2) == 0) ||
-           (offset >= 2 && memcmp(code + offset - 2, insn, 2) == 0);
+    for (int i = 0; i < 2; i++)
+        if ((offset + 2 <= p->old_vdso->len && memcmp(code + offset, insns[i], 2) == 0) ||
+            (offset >= 2 && memcmp(code + offset - 2, insns[i], 2) == 0))
+            return true;
+    return false;
 }
 
 // Whether `offset` lies inside of a function of this name, past its first instruction.
@@ -404,9 +420,11 @@ static bool finish(AgentProc *p, GError **error)
 
     if (!check_threads(p, code, same, error))
         return false;
-    return same ? move_parts(p, p->vdso - (p->here->vdso - p->here->vvar), captured_data(p, code),
-                             error)
-                : patch(p, code, error) && put_back(p, code, error);
+    return (same ? move_parts(p, p->vdso - (p->here->vdso - p->here->vvar), captured_data(p, code),
+                              error) &&
+                       put_back_rest(p, error)
+                 : patch(p, code, error) && put_back(p, code, error)) &&
+           agent_detours_make(p, error);
 }
 
 const struct agent_aspect agent_aspect_vdso = {

@@ -61,6 +61,25 @@ GArray *agent_vdso_functions(const uint8_t *image, size_t len)
     return ret;
 }
 
+size_t agent_vdso_used(const uint8_t *image, size_t len)
+{
+    while (len > 0 && image[len - 1] == 0)
+        len--;
+    return len;
+}
+
+bool agent_vdso_is_detour(const uint8_t *code, size_t n)
+{
+    size_t wide = 0, narrow = 0;
+
+    while (wide + 10 < n && (code[wide] & 0xfe) == 0x48 && (code[wide + 1] & 0xf8) == 0xb8)
+        wide += 10;
+    while (narrow + 5 < n && (code[narrow] & 0xf8) == 0xb8)
+        narrow += 5;
+    return (wide && wide + 6 <= n && memcmp(code + wide, "\xff\x25\0\0\0\0", 6) == 0) ||
+           (narrow && narrow < n && code[narrow] == 0xe9);
+}
+
 const char *agent_vdso_base_name(const char *name)
 {
     return g_str_has_prefix(name, "__vdso_") ? name + strlen("__vdso_") : name;
@@ -98,7 +117,7 @@ static const struct {
     {"clock_getres_time64", 0, 406},
 };
 
-static size_t put_jump(uint8_t *code, uint64_t at, uint64_t target, bool ia32)
+size_t agent_vdso_put_jump(uint8_t *code, uint64_t at, uint64_t target, bool ia32)
 {
     const uint32_t distance = (uint32_t)(target - (at + SHORT_JUMP_BYTES));
 
@@ -142,7 +161,8 @@ size_t agent_vdso_redirect(uint8_t *image, const struct agent_vdso_function *f, 
         if (strcmp(to->name, f->name) == 0)
             return f->bytes < (ia32 ? SHORT_JUMP_BYTES : LONG_JUMP_BYTES)
                        ? 0
-                       : put_jump(image + f->offset, base + f->offset, new_base + to->offset, ia32);
+                       : agent_vdso_put_jump(image + f->offset, base + f->offset,
+                                             new_base + to->offset, ia32);
     }
     for (size_t i = 0; i < G_N_ELEMENTS(plain_calls); i++) {
         if (strcmp(plain_calls[i].name, agent_vdso_base_name(f->name)) == 0)

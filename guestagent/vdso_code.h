@@ -17,6 +17,16 @@ struct agent_vdso_function {
 // comes from outside.
 GArray *agent_vdso_functions(const uint8_t *image, size_t len);
 
+// How much of it is not zeros at its end.
+size_t agent_vdso_used(const uint8_t *image, size_t len);
+
+// Writes a jump that changes no register, for code at address `at`. Returns its bytes.
+size_t agent_vdso_put_jump(uint8_t *code, uint64_t at, uint64_t target, bool ia32);
+
+// Whether `code`, which follows an instruction that enters the kernel, is that of a detour: loads
+// of registers and a jump (detour.c).
+bool agent_vdso_is_detour(const uint8_t *code, size_t n);
+
 // Without the prefix that all of them have.
 const char *agent_vdso_base_name(const char *name);
 

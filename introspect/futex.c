@@ -97,6 +97,18 @@ bool intro_futex_key(IntroKernel *k, struct gva task, const struct intro_chain *
     return false;
 }
 
+int intro_futex_interrupted(const struct intro_call *call)
+{
+    switch (FUTEX_CMD(call->args[1])) {
+    case LOCK_PI_CMD:
+    case LOCK_PI2_CMD:
+    case WAIT_REQUEUE_PI_CMD:
+        return -ERESTARTNOINTR;
+    default:
+        return call->args[3] ? -ERESTARTNOHAND : -ERESTARTSYS;
+    }
+}
+
 static bool wait_for(struct intro_reentry *e, uint64_t address, GError **error)
 {
     uint32_t value;
@@ -107,9 +119,18 @@ static bool wait_for(struct intro_reentry *e, uint64_t address, GError **error)
         return false;
     e->call->args[0] = address;
     e->call->args[2] = GUINT32_FROM_LE(value);
-    *(e->call->compat ? &e->rec->rbx : &e->rec->rdi) = address;
-    e->rec->rdx = e->call->args[2];
+    e->moved = true;
     return true;
+}
+
+void intro_futex_moved(struct intro_reentry *e)
+{
+    if (!e->moved)
+        return;
+    if (e->rec->restart == FMT_RESTART_NONE)
+        e->rec->restart = FMT_RESTART_MOVED;
+    e->rec->restart_addr = e->call->args[0];
+    e->rec->restart_arg1 = e->call->args[2];
 }
 
 // Waits where its key says; NULL: which is on its stack. Where there is none to be found, it waits

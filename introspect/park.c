@@ -6,6 +6,7 @@
 
 #include "introspect/orc.h"
 #include "introspect/reader.h"
+#include "introspect/reentry.h"
 #include "introspect/regs.h"
 #include "introspect/sleepers.h"
 #include "introspect/syscall.h"
@@ -244,6 +245,9 @@ static bool keep_wound_back(struct park *p, GError **error)
     const bool found = intro_sleepers_find(p->c, p->task, p->regs.ip, &p->sleep);
     const struct intro_where where = {
         .task = p->task, .mm = p->mm, .chain = &p->chain, .sleep = found ? &p->sleep : NULL};
+    // A signal that comes from now on ends the call that the thread was asleep in.
+    if (intro_sleepers_slept(p->c, p->task, p->regs.ip))
+        intro_enter_again(&call, -ERESTARTNOHAND, p->rec);
     intro_timeout_keep_frozen(p->c, &where, &call, p->rec);
     if (p->rec->restart != FMT_RESTART_NONE) {
         p->rec->syscall = (int64_t)call.entered;
@@ -359,7 +363,7 @@ static bool check_vdso(const struct park *p, GError **error)
     if (!read_instruction(p, p->rec->rip - 2, &before, error) ||
         !read_instruction(p, p->rec->rip, &at, error))
         return false;
-    return before == INT80 || at == INT80 || busy(p, error, "is reading a clock");
+    return before != OTHER || at != OTHER || busy(p, error, "is reading a clock");
 }
 
 static bool find_place(struct park *p, GError **error)

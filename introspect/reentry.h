@@ -6,7 +6,7 @@
 
 #include "introspect/syscall.h"
 
-enum intro_class { QUICK, WAIT, RECV, WRITE, MESSAGES, SPLICE };
+enum intro_class { QUICK, WAIT, BREAKS, RECV, WRITE, MESSAGES, SPLICE };
 enum intro_timeout {
     T_NONE,
     T_SLEEP,
@@ -54,7 +54,8 @@ struct intro_reentry {
     struct intro_call *call; // what is entered again; a waiter may have been moved
     uint64_t mm_ref;
     struct fmt_task *rec;
-    bool lost; // there is a timeout, and no timer tells what is left of it
+    bool moved; // it waits for another futex than it asked for: call says which
+    bool lost;  // there is a timeout, and no timer tells what is left of it
 };
 
 static inline uint64_t intro_argument(const struct intro_call *call, int i)
@@ -74,16 +75,25 @@ enum intro_transfer {
 };
 bool intro_transfer(struct intro_reentry *e, enum intro_transfer *ret, GError **error);
 
-// futex.c: the same for a wait for a futex. e->call and rec wait for the one to which it was moved.
+// futex.c: what a signal without a handler has of a wait for a futex, -ERESTART*.
+int intro_futex_interrupted(const struct intro_call *call);
+// The same as intro_transfer() for a wait for a futex. e->call and rec wait for the one to which it
+// was moved.
 bool intro_futex(struct intro_reentry *e, enum intro_transfer *ret, GError **error);
 // The same for one that our own agent has interrupted, by the key that it had before.
 bool intro_futex_frozen(struct intro_reentry *e, const struct intro_futex_key *key, GError **error);
 
+// Has rec wait for a futex to which it was moved, however it goes on.
+void intro_futex_moved(struct intro_reentry *e);
+
 // The open file that is descriptor nr of the thread, NULL where there is none.
 const struct fmt_file *intro_file_of(const struct intro_reentry *e, uint64_t nr);
 
-// rec begins the call anew.
-void intro_enter_again(const struct intro_call *call, struct fmt_task *rec);
+// rec is as if a signal without a handler had just ended the call with `result`, one of -ERESTART*:
+// the call begins anew, unless a signal with a handler comes first.
+void intro_enter_again(const struct intro_call *call, int result, struct fmt_task *rec);
+// With which result that is.
+int intro_interrupted(const struct intro_call *call);
 
 // timeout.c: has rec go on with what is left of the timeout of the call.
 void intro_timeout_keep(struct intro_reentry *e);

@@ -44,7 +44,7 @@ static bool find_sleep(struct look *l, struct gva task, struct note *ret)
     else if (!intro_wheel_find(l->k, l->clock, task, &chain, &ret->sleep, &ret->has_sleep, NULL))
         return false;
     ret->has_key = intro_futex_key(l->k, task, &chain, &ret->key);
-    return ret->has_sleep || ret->has_key;
+    return true;
 }
 
 static bool look_at(struct gva task, void *user, GError **error)
@@ -114,6 +114,11 @@ static const struct note *find(const struct intro_ctx *c, struct gva task, uint6
                    nvcsw == note->nvcsw + 1
                ? note
                : NULL;
+}
+
+bool intro_sleepers_slept(const struct intro_ctx *c, struct gva task, uint64_t ip)
+{
+    return find(c, task, ip + SYSCALL_BYTES) != NULL;
 }
 
 bool intro_sleepers_find(const struct intro_ctx *c, struct gva task, uint64_t ip,

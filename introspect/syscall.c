@@ -9,9 +9,12 @@
 #include "introspect/reentry.h"
 
 /*
- * A call that sleeps without having done anything is entered again: rip goes back to the syscall
- * instruction and rax gets the number. What is left of its timeout: timeout.c. A call that has been
- * interrupted by the kernel may have left a restart block, which says what remains to be done.
+ * A call that sleeps without having done anything is entered again, by the kernel that the thread
+ * goes on in: its result is what the kernel has of a call that a signal interrupts. So a signal
+ * that comes before the thread runs is one that came while it slept, and the call fails with EINTR
+ * or begins anew after its handler as it should. What is left of its timeout: timeout.c. A call
+ * that has been interrupted by the kernel may have left a restart block, which says what remains to
+ * be done.
  */
 #define TT_COMPAT 2 // enum timespec_type, include/linux/restart_block.h
 
@@ -69,11 +72,18 @@ void intro_syscall_find(struct intro_ctx *c, struct gva mm, const struct intro_r
         ret->nr = (uint64_t)(ret->row - calls);
 }
 
-void intro_enter_again(const struct intro_call *call, struct fmt_task *rec)
+void intro_enter_again(const struct intro_call *call, int result, struct fmt_task *rec)
 {
-    rec->rip = call->ip - SYSCALL_BYTES;
-    rec->rax = call->entered;
-    rec->orig_rax = UINT64_MAX;
+    rec->rip = call->ip;
+    rec->rax = (uint64_t)(int64_t)result;
+    rec->orig_rax = call->entered;
+}
+
+int intro_interrupted(const struct intro_call *call)
+{
+    if (call->nr == NR_futex)
+        return intro_futex_interrupted(call);
+    return call->row && call->row->class == BREAKS ? -ERESTARTNOHAND : -ERESTARTSYS;
 }
 
 /* ---- restart blocks ---- */
@@ -102,8 +112,8 @@ static bool block_poll(IntroReader *r, struct gva block, struct intro_reentry *e
     if (!rd(r, block,
             M_restart_poll_has_timeout)) { // a plain poll again: its arguments are unchanged
         e->rec->restart = FMT_RESTART_NONE;
-        intro_enter_again(e->call, e->rec);
-        e->rec->rax = e->call->compat ? IA32_POLL : NR_poll;
+        intro_enter_again(e->call, -ERESTARTNOHAND, e->rec);
+        e->rec->orig_rax = e->call->compat ? IA32_POLL : NR_poll;
         return true;
     }
     int64_t end = (int64_t)(rd(r, block, M_restart_poll_tv_sec) * 1000000000 +
@@ -121,8 +131,8 @@ static bool block_futex(IntroReader *r, struct gva block, struct intro_reentry *
     // The kernel keeps a block for absolute times as well; there the arguments say it all, but for
     // which of the two calls of i386 it was once restart_syscall has taken the place of its number.
     if (FUTEX_CMD(op) != FUTEX_WAIT_CMD && !(e->call->compat && e->call->nr != NR_futex)) {
-        intro_enter_again(e->call, e->rec);
-        e->rec->rax = e->call->compat ? e->call->entered : NR_futex;
+        intro_enter_again(e->call, -ERESTARTNOHAND, e->rec);
+        e->rec->orig_rax = e->call->compat ? e->call->entered : NR_futex;
         return true;
     }
     intro_restart_with(
@@ -181,10 +191,11 @@ bool intro_syscall_reenter(struct intro_ctx *c, const struct intro_where *where,
     }
     if (done == INTRO_OVER)
         return true;
-    intro_enter_again(call, rec);
+    intro_enter_again(call, intro_interrupted(call), rec);
     if (call->row->timeout == T_BLOCK)
         return use_block(&e, error);
     intro_timeout_keep(&e);
+    intro_futex_moved(&e);
     if (e.lost) // it has expired just now
         g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
                     "thread %" G_GUINT64_FORMAT " sleeps in %s with a timeout that no timer has",
@@ -200,14 +211,9 @@ static bool is_moved(const struct intro_reentry *e)
 
 static bool wait_elsewhere(struct intro_reentry *e, GError **error)
 {
-    const uint64_t first = e->call->args[0];
-
     if (!intro_futex_frozen(e, e->where->key, error))
         return false;
-    if (e->rec->restart == FMT_RESTART_FUTEX && e->call->args[0] != first) {
-        e->rec->restart_addr = e->call->args[0];
-        e->rec->restart_arg1 = e->call->args[2];
-    }
+    intro_futex_moved(e);
     return true;
 }
 
@@ -223,7 +229,7 @@ bool intro_syscall_finish(struct intro_ctx *c, const struct intro_where *where,
     if (result == -ERESTART_RESTARTBLOCK)
         return use_block(&e, error) && (!is_moved(&e) || wait_elsewhere(&e, error));
     if (result == -ERESTARTSYS && is_moved(&e)) {
-        intro_enter_again(&again, rec);
+        intro_enter_again(&again, -ERESTARTSYS, rec);
         return wait_elsewhere(&e, error);
     }
     // Whether the call is restarted or fails with EINTR depends on the signal that will be
@@ -231,7 +237,8 @@ bool intro_syscall_finish(struct intro_ctx *c, const struct intro_where *where,
     // decides.
     if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND)
         return true;
-    if (frozen && result == -EINTR && call->row && call->row->class == WAIT)
+    if (frozen && result == -EINTR && call->row &&
+        (call->row->class == WAIT || call->row->class == BREAKS))
         rec->rax = (uint64_t)-ERESTARTNOHAND;
     else
         rec->orig_rax = UINT64_MAX; // finished: there is nothing to restart any more

@@ -157,6 +157,7 @@ static void keep_of_file(struct intro_reentry *e)
 
     if (!e->where->sleep || !e->where->sleep->by_wheel)
         return;
+    e->rec->rax = (uint64_t)-ERESTARTNOHAND; // with a timeout no handler has it begin anew
     if (is_socket(e, fd))
         enter_with(e, sends ? FMT_TIMEOUT_SEND : FMT_TIMEOUT_RECEIVE, fd, true);
     else

@@ -161,6 +161,7 @@ bool intro_transfer(struct intro_reentry *e, enum intro_transfer *ret, GError **
     *ret = INTRO_NOTHING_DONE;
     switch ((enum intro_class)e->call->row->class) {
     case WAIT:
+    case BREAKS:
     case RECV:
         return !SLEEPS_IN(e, counted_reads) || is_peek(e) || counted(e, !wants_all(e), ret, error);
     case WRITE:

@@ -79,11 +79,8 @@ static void restart(struct fmt_task *rec, const struct agent_tracee *t)
     const bool absolute = (nr == SYS_futex && (rec->rsi & FUTEX_CMD_MASK) != FUTEX_WAIT) ||
                           (nr == SYS_poll && (int32_t)rec->rdx < 0);
 
-    if (ret == -ERESTARTSYS || ret == -ERESTARTNOINTR || ret == -ERESTARTNOHAND ||
-        (ret == -ERESTART_RESTARTBLOCK && absolute)) {
-        rec->rip -= 2;
-        rec->rax = rec->orig_rax;
-        rec->orig_rax = -1ull;
+    if (ret == -EINTR || (ret == -ERESTART_RESTARTBLOCK && absolute)) {
+        rec->rax = (uint64_t)-ERESTARTNOHAND;
     } else if (ret == -ERESTART_RESTARTBLOCK &&
                (nr == SYS_nanosleep || nr == SYS_clock_nanosleep)) {
         const uint64_t request = nr == SYS_nanosleep ? rec->rdi : rec->rdx;
