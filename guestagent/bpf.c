@@ -70,6 +70,18 @@ bool agent_bpf_is_valid(const struct sock_filter *insns, size_t n)
     return true;
 }
 
+bool agent_bpf_sees_place(const struct sock_filter *insns, size_t n)
+{
+    const size_t start = offsetof(struct seccomp_data, instruction_pointer);
+
+    for (size_t i = 0; i < n; i++) {
+        if (insns[i].code == (BPF_LD | BPF_W | BPF_ABS) && insns[i].k >= start &&
+            insns[i].k < start + sizeof(uint64_t))
+            return true;
+    }
+    return false;
+}
+
 struct machine {
     uint32_t a, x, memory[N_WORDS];
 };

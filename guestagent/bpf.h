@@ -11,5 +11,8 @@
 // Whether the kernel would take it: known instructions, jumps within, a return at the end.
 bool agent_bpf_is_valid(const struct sock_filter *insns, size_t n);
 
+// Whether a valid filter looks at where a call comes from.
+bool agent_bpf_sees_place(const struct sock_filter *insns, size_t n);
+
 // What a valid filter returns: SECCOMP_RET_* with its data.
 uint32_t agent_bpf_run(const struct sock_filter *insns, size_t n, const struct seccomp_data *data);

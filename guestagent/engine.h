@@ -428,6 +428,9 @@ bool agent_detours_make(AgentProc *p, GError **error);
 // The registers are those behind the call; they become those with which it is entered.
 void agent_detour_take(const AgentTask *t, struct user_regs_struct *regs);
 
+// seccomp.c: whether a filter of the thread looks at where a call comes from.
+bool agent_seccomp_sees_place(const AgentTask *t);
+
 // cred.c: what the agent may do: a mask of CAP_*.
 uint64_t agent_own_caps(void);
 
@@ -455,12 +458,10 @@ bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error);
 // restart.c: arms what FMT_RESTART_* says. *ret_rax is what the call returned.
 bool agent_restart_arm(AgentTask *t, int64_t *ret_rax, GError **error);
 void agent_restart_plan(AgentRestore *r);
-// The thread is about to be let go: where a handler comes before its sleep goes on, says how much
-// is left of that.
-void agent_restart_release(const AgentTask *t);
 
 // entry.c: lets those into their calls that go on with what is left of a timeout
-// (FMT_RESTART_ENTER). Everything is ready, and all others are stopped.
+// (FMT_RESTART_ENTER), and those whose calls must find the signals themselves up to their entry.
+// Everything is ready, and all others are stopped.
 void agent_entries(AgentRestore *r);
 void agent_entry_plan(AgentRestore *r, const AgentTask *t);
 

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Calls that are entered again with what is left of their timeout (FMT_RESTART_ENTER).
+// Calls that threads enter under the agent's eyes.
 //
+// Of some it is the call itself that must find the signals that have come meanwhile: it lets in
+// others than the thread does, or tells what is left of it. Its thread stops at the entry, with all
+// signals blocked until then, and is let go from there.
+//
+// Others are entered again with what is left of their timeout (FMT_RESTART_ENTER).
 // The timeout is an argument that a program does not expect to change, or belongs to a socket. So
 // for as long as the thread takes to enter its call, everybody else is stopped, and the place of
 // the timeout holds what is left. The thread is asleep when the place gets its own contents back.
@@ -15,11 +20,13 @@
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "guestagent/engine.h"
+#include "guestagent/ia32.h"
 #include "guestagent/procfs.h"
 
 #define NS_PER_S     1000000000ull
@@ -27,6 +34,9 @@
 #define SYSCALL_STOP (SIGTRAP | 0x80)
 #define PATIENCE_US  (2 * G_USEC_PER_SEC)
 #define LOOK_US      100
+
+// include/linux/errno.h: results of a call that begins anew
+enum { ERESTARTSYS = 512, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 516 };
 
 // What the place of a timeout holds, and how many bytes that is.
 struct rest {
@@ -137,17 +147,62 @@ static bool set_millis(const AgentTask *t)
 
 /* ---- the way in ---- */
 
+// Calls with a signal mask of their own, which have any signal but one with a handler begin anew.
+static const struct {
+    uint64_t nr;
+    bool ia32;
+} masking[] = {
+    {SYS_rt_sigsuspend, false}, {SYS_pselect6, false},        {SYS_ppoll, false},
+    {SYS_epoll_pwait, false},   {SYS_epoll_pwait2, false},    {IA32_SIGSUSPEND, true},
+    {IA32_RT_SIGSUSPEND, true}, {IA32_PSELECT6, true},        {IA32_PPOLL, true},
+    {IA32_EPOLL_PWAIT, true},   {IA32_PSELECT6_TIME64, true}, {IA32_PPOLL_TIME64, true},
+    {SYS_epoll_pwait2, true},
+};
+
+static bool has_own_mask(const struct fmt_task *t)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(masking); i++) {
+        if (masking[i].nr == t->orig_rax && masking[i].ia32 == !!t->compat_call)
+            return true;
+    }
+    return false;
+}
+
+static bool finds_signals(const AgentTask *t)
+{
+    return t->armed ? t->rec->restart == FMT_RESTART_NANOSLEEP && t->rec->restart_addr
+                    : has_own_mask(t->rec);
+}
+
+// Whether the kernel has it do so before anything else.
+static bool enters_call(const AgentTask *t)
+{
+    const int64_t result = t->armed ? t->restart : (int64_t)t->rec->rax;
+
+    return result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND ||
+           result == -ERESTART_RESTARTBLOCK;
+}
+
+static void set_mask(const AgentTask *t, uint64_t mask)
+{
+    ptrace(PTRACE_SETSIGMASK, t->tracee.tid, sizeof mask, &mask);
+}
+
 // Runs until the thread stops at the entry of its call. false where it stops elsewhere, at a signal
 // for example, or is gone; the stop is in t->stop.
 static bool go_to_entry(AgentTask *t)
 {
     int stop;
 
+    if (finds_signals(t))
+        set_mask(t, UINT64_MAX);
     do {
         if (ptrace(PTRACE_SYSCALL, t->tracee.tid, NULL, NULL) < 0 ||
             !agent_remote_wait(t->tracee.tid, &stop, NULL))
             return false;
     } while (stop >> 8 == PTRACE_EVENT_STOP);
+    if (finds_signals(t))
+        set_mask(t, t->rec->blocked);
     t->stop = stop == SYSCALL_STOP ? 0 : stop & 0x7f;
     return stop == SYSCALL_STOP;
 }
@@ -181,14 +236,16 @@ static bool go_in(AgentTask *t)
     return true; // it works, if only for a long time
 }
 
-static void enter(AgentTask *t)
+// With its tracer it shall not die, and its filters hold again.
+static bool is_ready(const AgentTask *t)
+{
+    return ptrace(PTRACE_SETOPTIONS, t->tracee.tid, NULL, PTRACE_O_TRACESYSGOOD) == 0;
+}
+
+static void enter_with_rest(AgentTask *t)
 {
     const bool millis = t->rec->restart_arg1 == FMT_TIMEOUT_MILLIS;
     struct rest before;
-
-    // With its tracer it shall not die, and its filters hold again.
-    if (ptrace(PTRACE_SETOPTIONS, t->tracee.tid, NULL, PTRACE_O_TRACESYSGOOD) < 0)
-        return;
     const bool there = millis || exchange(t, &before);
 
     if (!there)
@@ -209,8 +266,12 @@ void agent_entries(AgentRestore *r)
         for (guint j = 0; p->rec->state == FMT_PROC_ALIVE && j < p->tasks->len; j++) {
             AgentTask *t = g_ptr_array_index(p->tasks, j);
 
-            if (t->rec->restart == FMT_RESTART_ENTER && !agent_has_ended(t))
-                enter(t);
+            if (agent_has_ended(t))
+                continue;
+            if (t->rec->restart == FMT_RESTART_ENTER && is_ready(t))
+                enter_with_rest(t);
+            else if (finds_signals(t) && enters_call(t) && is_ready(t))
+                go_to_entry(t);
         }
     }
 }

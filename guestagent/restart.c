@@ -17,7 +17,6 @@
 
 #include "guestagent/engine.h"
 #include "guestagent/ia32.h"
-#include "guestagent/procfs.h"
 
 #define NS_PER_S  1000000000ull
 #define NS_PER_MS 1000000ull
@@ -104,27 +103,6 @@ static const struct wait_call *find(uint64_t kind)
             return &wait_calls[i];
     }
     return NULL;
-}
-
-static bool handler_waits(pid_t tid)
-{
-    struct procfs_status status;
-
-    return procfs_read_status(tid, &status) &&
-           (status.sig_pending & ~status.sig_blocked & status.sig_caught) != 0;
-}
-
-void agent_restart_release(const AgentTask *t)
-{
-    const uint64_t left = agent_time_left(t->proc->r, t->rec->restart_ns);
-    const struct __kernel_timespec ts = {left / NS_PER_S, left % NS_PER_S};
-    const struct timespec32 ts32 = {(int32_t)ts.tv_sec, (int32_t)ts.tv_nsec};
-    const bool narrow = is_narrow_sleep(t->rec);
-
-    if (t->armed && t->rec->restart == FMT_RESTART_NANOSLEEP && t->rec->restart_addr &&
-        handler_waits(t->tracee.tid))
-        agent_remote_write(&t->tracee, t->rec->restart_addr, narrow ? (const void *)&ts32 : &ts,
-                           narrow ? sizeof ts32 : sizeof ts, NULL);
 }
 
 void agent_restart_plan(AgentRestore *r)

@@ -301,7 +301,6 @@ static void let_go(AgentRestore *r, const AgentProc *p)
         // A tracer cannot let go of what has ended or sleeps; it ceases to be one with its own end.
         if (agent_has_ended(t) || t->asleep)
             continue;
-        agent_restart_release(t);
         // It can only have been killed, by someone who may.
         if (ptrace(PTRACE_DETACH, t->tracee.tid, NULL, (void *)(long)t->stop) < 0)
             agent_note(r, "killed", p->rec->pid, -1,

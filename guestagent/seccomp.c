@@ -51,6 +51,21 @@ static GPtrArray *chain_of(const AgentTask *t)
     return g_steal_pointer(&chain);
 }
 
+bool agent_seccomp_sees_place(const AgentTask *t)
+{
+    g_autoptr(GPtrArray) chain = chain_of(t);
+
+    for (guint i = 0; chain && i < chain->len; i++) {
+        const struct fmt_seccomp_filter *f = g_ptr_array_index(chain, i);
+        gsize bytes;
+        const struct sock_filter *insns = g_bytes_get_data(f->program, &bytes);
+
+        if (agent_bpf_sees_place(insns, bytes / sizeof *insns))
+            return true;
+    }
+    return false;
+}
+
 /* ---- plan ---- */
 
 static const char *wrong_with(const struct fmt_seccomp_filter *f)

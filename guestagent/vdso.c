@@ -409,7 +409,7 @@ static bool finish(AgentProc *p, GError **error)
     const struct fmt_vma *code = captured_code(p);
 
     if (!code) // the program has unmapped it, or the source kernel gave none
-        return true;
+        return agent_detours_make(p, error);
     if (!p->old_vdso || p->old_vdso->len != code->end - code->start) {
         g_set_error(error, AGENT_ERROR, AGENT_ERROR_IMAGE,
                     "process %" G_GUINT64_FORMAT ": the image lacks contents of the vdso",

@@ -247,7 +247,7 @@ static bool keep_wound_back(struct park *p, GError **error)
         .task = p->task, .mm = p->mm, .chain = &p->chain, .sleep = found ? &p->sleep : NULL};
     // A signal that comes from now on ends the call that the thread was asleep in.
     if (intro_sleepers_slept(p->c, p->task, p->regs.ip))
-        intro_enter_again(&call, -ERESTARTNOHAND, p->rec);
+        intro_enter_again(&call, intro_interrupted(&call), p->rec);
     intro_timeout_keep_frozen(p->c, &where, &call, p->rec);
     if (p->rec->restart != FMT_RESTART_NONE) {
         p->rec->syscall = (int64_t)call.entered;

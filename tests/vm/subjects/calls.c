@@ -116,11 +116,6 @@ static void check_call(struct worker *w)
           (unsigned long)w->mask);
 }
 
-static uint64_t bit(int signo)
-{
-    return 1ull << (signo - 1);
-}
-
 static void dress(struct worker *w)
 {
     stack_t stack = {.ss_size = ALT_BYTES};
@@ -129,11 +124,11 @@ static void dress(struct worker *w)
     w->tid = (pid_t)syscall(SYS_gettid);
     MUST((w->stack = stack.ss_sp = malloc(ALT_BYTES)));
     MUST(sigaltstack(&stack, NULL) == 0);
-    w->mask = bit(CALLS_SIGWAITED) | (subject_mix((uint64_t)(w - workers)) & 0xff)
-                                         << (SIGRTMIN + 6);
-    w->let = bit(SIGHUP);
+    w->mask = calls_bit(CALLS_SIGWAITED) | (subject_mix((uint64_t)(w - workers)) & 0xff)
+                                               << (SIGRTMIN + 6);
+    w->let = calls_bit(SIGHUP);
     if (w->call->masks)
-        w->mask |= bit(SIGUSR1) | bit(SIGUSR2);
+        w->mask |= calls_bit(SIGUSR1) | calls_bit(SIGUSR2);
     MUST(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &w->mask, NULL, CALLS_SIGSET) == 0);
 }
 
@@ -210,14 +205,8 @@ static void until(bool (*is)(struct worker *w), struct worker *w, const char *wh
 
 static void interrupt_soon(struct worker *w, uint64_t *seed)
 {
-    struct itimerspec soon = {.it_value.tv_nsec =
-                                  (long)((20 + subject_random(seed) % 230) * NS_PER_MS)};
-    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID};
-
-    w->signo = event.sigev_signo = subject_random(seed) % 2 ? SIGUSR1 : SIGUSR2;
-    event._sigev_un._tid = w->tid;
-    MUST(timer_create(CLOCK_MONOTONIC, &event, &w->timer) == 0);
-    MUST(timer_settime(w->timer, 0, &soon, NULL) == 0);
+    w->signo = subject_random(seed) % 2 ? SIGUSR1 : SIGUSR2;
+    calls_signal_soon(w, w->signo);
 }
 
 static void interrupted(struct worker *w)
@@ -323,7 +312,7 @@ int main(int argc, char **argv)
     do {
         one_round(&seed);
         if (subject.sabotage)
-            workers[0].mask ^= bit(SIGHUP);
+            workers[0].mask ^= calls_bit(SIGHUP);
     } while (!subject_asked());
     pthread_mutex_lock(&mutex);
     over = true;

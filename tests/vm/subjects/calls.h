@@ -122,6 +122,14 @@ struct timespec *calls_timeout(struct worker *w);
 struct timespec *calls_deadline(struct worker *w, clockid_t clock, uint64_t ns);
 unsigned long calls_timeout_ms(void);
 
+// By w->timer, between 20 and 250 ms from now.
+void calls_signal_soon(struct worker *w, int signo);
+
+static inline uint64_t calls_bit(int signo)
+{
+    return 1ull << (signo - 1);
+}
+
 extern bool calls_with_signals; // all last until they are interrupted
 extern bool calls_interrupted;  // may begin anew
 uint64_t calls_timeout_ns(void);

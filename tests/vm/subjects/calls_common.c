@@ -42,3 +42,14 @@ unsigned long calls_timeout_ms(void)
 {
     return (unsigned long)(calls_timeout_ns() / NS_PER_MS);
 }
+
+void calls_signal_soon(struct worker *w, int signo)
+{
+    struct itimerspec soon = {.it_value.tv_nsec =
+                                  (long)((20 + subject_random(&w->seed) % 230) * NS_PER_MS)};
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = signo};
+
+    event._sigev_un._tid = w->tid;
+    MUST(timer_create(CLOCK_MONOTONIC, &event, &w->timer) == 0);
+    MUST(timer_settime(w->timer, 0, &soon, NULL) == 0);
+}

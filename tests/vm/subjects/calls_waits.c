@@ -102,11 +102,11 @@ static void requeue(struct worker *w)
     MUST(n == 1);
 }
 
-// A handler or a stop takes it back to the first.
+// A handler or a stop takes it back to the first, and so does a move just after it was moved.
 static void wake_there(struct worker *w)
 {
     for (int i = 0; !try_wake(&w->words[1]); i++) {
-        if (calls_interrupted && try_wake(w->words))
+        if ((calls_interrupted || i > 200) && try_wake(w->words))
             return;
         CHECK(i < 2000, "%s: nobody waits where it was moved to", w->call->name);
         subject_sleep_ms(5);
@@ -244,15 +244,43 @@ static void send_signal(struct worker *w)
     send_to(w, SIGUSR1);
 }
 
+// Blocked for as long as the call lasts, whenever it comes.
+static void do_sigsuspend_most(struct worker *w)
+{
+    w->let = calls_interrupted ? calls_bit(SIGHUP) : ~calls_bit(SIGUSR1);
+    __atomic_store_n(&w->ended, false, __ATOMIC_SEQ_CST);
+    CALL(w, SYS_rt_sigsuspend, AT(&w->let), CALLS_SIGSET);
+}
+
+static void send_other_soon(struct worker *w)
+{
+    if (!calls_interrupted)
+        calls_signal_soon(w, SIGUSR2);
+}
+
+static void send_last(struct worker *w)
+{
+    if (!calls_interrupted)
+        MUST(timer_delete(w->timer) == 0);
+    __atomic_store_n(&w->ended, true, __ATOMIC_SEQ_CST);
+    send_signal(w);
+}
+
+static void check_was_last(struct worker *w)
+{
+    CHECK(calls_with_signals || __atomic_load_n(&w->ended, __ATOMIC_SEQ_CST),
+          "%s: ended by a signal that it blocks", w->call->name);
+}
+
 static void do_sigtimedwait(struct worker *w)
 {
-    w->let = 1ull << (CALLS_SIGWAITED - 1);
+    w->let = calls_bit(CALLS_SIGWAITED);
     CALL(w, SYS_rt_sigtimedwait, AT(&w->let), 0, AT(calls_timeout(w)), CALLS_SIGSET);
 }
 
 static void do_sigwait(struct worker *w)
 {
-    w->let = 1ull << (CALLS_SIGWAITED - 1);
+    w->let = calls_bit(CALLS_SIGWAITED);
     w->wanted = CALLS_SIGWAITED;
     CALL(w, SYS_rt_sigtimedwait, AT(&w->let), AT(&w->info), 0, CALLS_SIGSET);
 }
@@ -280,6 +308,8 @@ const struct call calls_waits[] = {
     ROW("mq_timedreceive", do_mq, give_mq, RESTARTS, 6),
     ROW("pause", do_pause, send_signal, FAILS, -EINTR),
     ROW("rt_sigsuspend", do_sigsuspend, send_signal, FAILS, -EINTR, .masks = true),
+    ROW("rt_sigsuspend of most", do_sigsuspend_most, send_last, FAILS, -EINTR,
+        .move = send_other_soon, .after = check_was_last, .elsewhere = true),
     ROW("rt_sigtimedwait", do_sigtimedwait, NULL, FAILS, -EAGAIN, .stops = true),
     ROW("rt_sigtimedwait for ever", do_sigwait, send_waited, FAILS, CALLS_ANY, .stops = true),
 #ifdef __x86_64__ // those of i386 take 64 bits or are wrapped in others
