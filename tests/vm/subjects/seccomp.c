@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -97,7 +98,42 @@ static void on_trap(int signo, siginfo_t *info, void *context)
     trapped_errno = info->si_errno;
 }
 
-/* ---- threads: 0 and 1 have what all have, 2 one more of its own ---- */
+/* ---- a call that may come from one place alone ---- */
+
+extern const char behind_wait[];
+
+__attribute__((noinline)) static long wait_here(int set, struct epoll_event *event, int ms)
+{
+    register long r10 __asm__("r10") = ms;
+    long ret;
+
+    __asm__ volatile("syscall\n.globl behind_wait\nbehind_wait:"
+                     : "=a"(ret)
+                     : "0"(SYS_epoll_wait), "D"(set), "S"(event), "d"(1), "r"(r10)
+                     : "rcx", "r11", "memory");
+    return ret;
+}
+
+static void add_by_place(void)
+{
+    const unsigned place = offsetof(struct seccomp_data, instruction_pointer);
+    const uint64_t here = (uintptr_t)behind_wait;
+    struct sock_filter insns[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_wait, 0, 5),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, place),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)here, 0, 2),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, place + 4),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(here >> 32), 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog prog = {sizeof insns / sizeof *insns, insns};
+
+    MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) == 0);
+}
+
+/* ---- threads: 0 and 1 have what all have, 2 some more of its own ---- */
 
 static atomic_bool threads_stop[N_THREADS];
 static atomic_uint n_ready;
@@ -106,16 +142,24 @@ static pid_t tids[N_THREADS];
 static void *thread_main(void *arg)
 {
     const unsigned number = (unsigned)(uintptr_t)arg;
+    const int set = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event event;
 
-    if (number == 2)
+    MUST(set >= 0);
+    if (number == 2) {
         MUST(add(CALL_FIRST, SECCOMP_RET_ERRNO | EXFULL, 0) == 0);
+        add_by_place();
+    }
     tids[number] = gettid();
     n_ready++;
     while (!threads_stop[number]) {
         CHECK(error_of(CALL_ALL, 0) == EBADRQC, "thread %u: %m", number);
         CHECK(error_of(CALL_FIRST, 0) == (number == 2 ? EXFULL : ENOANO), "thread %u: %m", number);
         subject_sleep_ms(number + 1); // goes on by restart_syscall when it is moved
+        if (number == 2)
+            CHECK(wait_here(set, &event, 5) == 0, "a wait did not time out");
     }
+    close(set);
     return arg;
 }
 
