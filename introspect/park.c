@@ -245,11 +245,12 @@ static bool keep_wound_back(struct park *p, GError **error)
     const bool found = intro_sleepers_find(p->c, p->task, p->regs.ip, &p->sleep);
     const struct intro_where where = {
         .task = p->task, .mm = p->mm, .chain = &p->chain, .sleep = found ? &p->sleep : NULL};
-    // A signal that comes from now on ends the call that the thread was asleep in.
-    if (intro_sleepers_slept(p->c, p->task, p->regs.ip))
-        intro_enter_again(&call, intro_interrupted(&call), p->rec);
+    // In a call that any handler ends with EINTR, if it was asleep: only those are wound back.
+    const bool slept = intro_sleepers_slept(p->c, p->task, p->regs.ip);
+    if (slept)
+        intro_enter_again(&call, -ERESTARTNOHAND, p->rec);
     intro_timeout_keep_frozen(p->c, &where, &call, p->rec);
-    if (p->rec->restart != FMT_RESTART_NONE) {
+    if (slept || p->rec->restart != FMT_RESTART_NONE) {
         p->rec->syscall = (int64_t)call.entered;
         p->rec->compat_call = call.compat;
     }
