@@ -133,6 +133,9 @@ def parser():
                           "python3 brings its standard library, a script its interpreter")
     sub.add_argument("--module", action="append", default=[], metavar="NAME",
                      help="load one more kernel module, with what it depends on")
+    sub.add_argument("--disk", action="append", default=[], metavar="IMAGE",
+                     help="give it this disk (qcow2 where it is called so, else raw), which it "
+                          "writes to; for a file system add --module")
     sub.add_argument("--append", action="append", default=[], metavar="WORD",
                      help="one more word for the kernel's command line, such as pti=on")
     sub.add_argument("--share-ram", choices=["on", "off"], default="off",

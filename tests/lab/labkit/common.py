@@ -60,3 +60,8 @@ def locked(path):
         yield
     finally:
         os.close(fd)
+
+
+def image_format(path):
+    """Of a disk: by its name, never by what a guest may have written to it."""
+    return "qcow2" if str(path).endswith(".qcow2") else "raw"

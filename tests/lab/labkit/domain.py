@@ -6,7 +6,7 @@ import subprocess
 from xml.sax.saxutils import escape, quoteattr
 
 from . import daemon
-from .common import LabError
+from .common import LabError, image_format
 
 
 def _virsh(uri, *words):
@@ -25,6 +25,11 @@ def _xml(guest, kernel, options, accelerator, model, port_path):
                        f"name={quoteattr(word.lstrip('+-'))}/>" for word in features.split(",") if word)
     cpu = ("<cpu mode='maximum'>" if name == "max"
            else f"<cpu mode='custom' match='exact'><model>{escape(name)}</model>")
+    disks = "".join(f"""<disk type='file' device='disk'>
+      <driver name='qemu' type='{image_format(disk)}'/>
+      <source file={quoteattr(os.path.abspath(disk))}/>
+      <target dev='vd{"abcdefgh"[n]}' bus='virtio'/>
+    </disk>""" for n, disk in enumerate(options.disk))
     append = " ".join(["console=ttyS0", "loglevel=5", "panic=-1", *options.append])
     return f"""<domain type='{"kvm" if accelerator == "kvm" else "qemu"}'>
   <name>{guest.name}</name>
@@ -42,6 +47,7 @@ def _xml(guest, kernel, options, accelerator, model, port_path):
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>destroy</on_reboot>
   <devices>
+    {disks}
     <serial type='file'><source path={quoteattr(str(guest.console))}/></serial>
     <channel type='unix'><target type='virtio' name='org.vmgraft.agent.0'/></channel>
     <channel type='unix'>

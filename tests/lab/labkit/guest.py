@@ -11,7 +11,7 @@ import sys
 import time
 
 from . import client, daemon, domain, initramfs, kernels, labd, net, proto
-from .common import LAB, TREE, LabError, UsageError, check_name, home, locked
+from .common import LAB, TREE, LabError, UsageError, check_name, home, image_format, locked
 
 MODULES = ["virtio_pci", "virtio_console"]
 MODULES_IF_THERE = ["virtio_net", "virtio_blk"]
@@ -139,6 +139,11 @@ def _qemu_argv(guest, kernel, options, port_path, hub):
         "-chardev", f"socket,id=vmgraft-lab,path={_quoted(port_path)}",
         "-device", "virtserialport,chardev=vmgraft-lab,name=org.vmgraft.lab.0",
     ]
+    for n, disk in enumerate(options.disk):
+        argv += ["-blockdev", json.dumps({
+            "driver": image_format(disk), "node-name": f"disk{n}",
+            "file": {"driver": "file", "filename": str(disk)}}),
+                 "-device", f"virtio-blk-pci,drive=disk{n}"]
     if hub:
         # The address makes it distinct on its segment, and the same each time.
         mac = "52:54:00:" + ipaddress.IPv4Interface(options.address).packed[1:].hex(":")
