@@ -2,6 +2,7 @@
 // Connections to libvirt, and what state a domain is in.
 #include "vmm/domain.h"
 
+#include <libvirt/libvirt-qemu.h>
 #include <libvirt/virterror.h>
 #include <string.h>
 
@@ -157,6 +158,22 @@ bool vmm_domain_rescue(const struct vmm_target *target, bool pause)
     else if (virDomainGetState(dom, &state, &reason, 0) == 0)
         done = state != VIR_DOMAIN_PAUSED || reason != VIR_DOMAIN_PAUSED_USER ||
                virDomainResume(dom) == 0;
+    vmm_domain_close(conn, dom);
+    return done;
+}
+
+bool vmm_domain_end_disks(const struct vmm_target *target)
+{
+    virConnectPtr conn;
+    virDomainPtr dom;
+    char *answer = NULL;
+
+    if (!vmm_domain_open(target, &conn, &dom, NULL))
+        return false;
+    bool done =
+        virDomainIsActive(dom) == 0 ||
+        virDomainQemuMonitorCommand(dom, "{\"execute\":\"nbd-server-stop\"}", &answer, 0) == 0;
+    free(answer);
     vmm_domain_close(conn, dom);
     return done;
 }

@@ -22,3 +22,5 @@ bool vmm_domain_check(virDomainPtr dom, GError **error);
 // For the watchdog: lets the domain run if it is paused by request; with `pause`, suspends it if it
 // runs. True: nothing is left to do.
 bool vmm_domain_rescue(const struct vmm_target *target, bool pause);
+// Likewise: ends the NBD server of the domain's QEMU.
+bool vmm_domain_end_disks(const struct vmm_target *target);

@@ -7,6 +7,7 @@
 
 #include "vmm/channel.h"
 #include "vmm/devstate.h"
+#include "vmm/disks.h"
 #include "vmm/qmp.h"
 #include "vmm/ram.h"
 #include "vmm/runstate.h"
@@ -30,6 +31,7 @@ struct VmmMachine {
     VmmWatchdog *watchdog;
     VmmDevstate *devstate; // NULL: this QEMU cannot
     VmmMemory *memory;
+    VmmDisks *disks; // while they are served; else NULL
     bool tcg;
 
     enum hold hold;
@@ -117,6 +119,7 @@ void vmm_machine_unref(VmmMachine *vm)
         vmm_watchdog_disarm(vm->watchdog);
     else if (vm->qmp && !vm->leave_paused)
         vmm_machine_resume(vm, NULL); // where that fails the watchdog is still armed
+    vmm_machine_end_disks(vm);
     if (vm->qmp)
         vmm_devstate_close(vm->devstate, vm->qmp);
     vmm_qmp_close(vm->qmp);
@@ -349,6 +352,33 @@ bool vmm_machine_store(VmmMachine *vm, const struct vmm_store *stores, size_t n_
         return false;
     }
     return vmm_store(vm->memory, stores, n_stores, error);
+}
+
+bool vmm_machine_serve_disks(VmmMachine *vm, const char **ret_socket, unsigned *ret_n_disks,
+                             GError **error)
+{
+    if (!vm->disks) {
+        vm->disks = vmm_disks_serve(vm->qmp, error);
+        if (!vm->disks)
+            return false;
+        // Only now: what else listens there is not ours to end.
+        if (!vmm_watchdog_serving(vm->watchdog, true, error)) {
+            vmm_disks_close(g_steal_pointer(&vm->disks), vm->qmp);
+            return false;
+        }
+    }
+    *ret_socket = vmm_disks_socket(vm->disks);
+    *ret_n_disks = vmm_disks_count(vm->disks);
+    return true;
+}
+
+void vmm_machine_end_disks(VmmMachine *vm)
+{
+    if (!vm->disks)
+        return;
+    // Where it cannot be ended the watchdog tries again when we have gone.
+    if (vmm_disks_close(g_steal_pointer(&vm->disks), vm->qmp))
+        vmm_watchdog_serving(vm->watchdog, false, NULL);
 }
 
 GSocketConnection *vmm_machine_open_channel(VmmMachine *vm, const char *port_name, GError **error)

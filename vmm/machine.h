@@ -91,6 +91,14 @@ struct vmm_store {
 bool vmm_machine_store(VmmMachine *vm, const struct vmm_store *stores, size_t n_stores,
                        GError **error);
 
+// The guest's disks, served read-only over NBD by its own QEMU, whether it runs or is paused: the
+// exports "0", "1", ... on a unix socket that only this user reaches. In a paused guest's nothing
+// changes. STATE where somebody else has QEMU's NBD server. Ends with the machine, or by the
+// second; if this process dies the watchdog ends it.
+bool vmm_machine_serve_disks(VmmMachine *vm, const char **ret_socket, unsigned *ret_n_disks,
+                             GError **error);
+void vmm_machine_end_disks(VmmMachine *vm);
+
 // Connects to the guest agent's channel (a virtio-serial port such as org.vmgraft.agent.0 whose
 // chardev is a unix socket). The error says whether the port is missing from the machine, nobody in
 // the guest has opened it (where QEMU tells), or the socket cannot be connected.

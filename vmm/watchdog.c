@@ -69,10 +69,37 @@ static bool say(int fd, const char *line)
     return send(fd, line, strlen(line), MSG_NOSIGNAL) == (ssize_t)strlen(line);
 }
 
-// One attempt over one connection. True: there is nothing left to do.
-static bool rescue_by_socket(const char *path, enum vmm_rescue how, long deadline)
+// What is to be put right; of the disks' server, of the guest's pause.
+enum rescue { END_DISKS = 'N', RESUME = VMM_RESCUE_RESUME, PAUSE = VMM_RESCUE_PAUSE };
+
+static bool greet(int fd, char *text, size_t size, long deadline)
 {
-    bool pause = how == VMM_RESCUE_PAUSE;
+    return hear(fd, text, size, "\"QMP\"", deadline) &&
+           say(fd, "{\"execute\":\"qmp_capabilities\"}\n") &&
+           hear(fd, text, size, "\"return\"", deadline);
+}
+
+static bool end_disks(int fd, char *text, size_t size, long deadline)
+{
+    return say(fd, "{\"execute\":\"nbd-server-stop\",\"id\":\"vmgraft-3\"}\n") &&
+           hear(fd, text, size, "\"vmgraft-3\"", deadline);
+}
+
+static bool end_pause(int fd, bool pause, char *text, size_t size, long deadline)
+{
+    if (!say(fd, "{\"execute\":\"query-status\",\"id\":\"vmgraft-1\"}\n") ||
+        !hear(fd, text, size, "\"vmgraft-1\"", deadline))
+        return false;
+    // Any other state than the one we made is not ours to end.
+    return !strstr(text, pause ? "\"status\": \"running\"" : "\"status\": \"paused\"") ||
+           (say(fd, pause ? "{\"execute\":\"stop\",\"id\":\"vmgraft-2\"}\n"
+                          : "{\"execute\":\"cont\",\"id\":\"vmgraft-2\"}\n") &&
+            hear(fd, text, size, "\"vmgraft-2\"", deadline));
+}
+
+// One attempt over one connection. True: there is nothing left to do.
+static bool rescue_by_socket(const char *path, enum rescue how, long deadline)
+{
     struct sockaddr_un qmp = {.sun_family = AF_UNIX};
     char text[4096];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -80,30 +107,24 @@ static bool rescue_by_socket(const char *path, enum vmm_rescue how, long deadlin
 
     strncpy(qmp.sun_path, path, sizeof(qmp.sun_path) - 1); // its length was checked: target.c
     // QEMU keeps the socket listening, whomever it serves: nobody there means that QEMU has gone.
-    if (connect(fd, (const struct sockaddr *)&qmp, sizeof(qmp)) < 0) {
+    if (connect(fd, (const struct sockaddr *)&qmp, sizeof(qmp)) < 0)
         done = errno == ENOENT || errno == ECONNREFUSED;
-    } else if (hear(fd, text, sizeof(text), "\"QMP\"", deadline) &&
-               say(fd, "{\"execute\":\"qmp_capabilities\"}\n") &&
-               hear(fd, text, sizeof(text), "\"return\"", deadline) &&
-               say(fd, "{\"execute\":\"query-status\",\"id\":\"vmgraft-1\"}\n") &&
-               hear(fd, text, sizeof(text), "\"vmgraft-1\"", deadline)) {
-        // Any other state than the one we made is not ours to end.
-        done = !strstr(text, pause ? "\"status\": \"running\"" : "\"status\": \"paused\"") ||
-               (say(fd, pause ? "{\"execute\":\"stop\",\"id\":\"vmgraft-2\"}\n"
-                              : "{\"execute\":\"cont\",\"id\":\"vmgraft-2\"}\n") &&
-                hear(fd, text, sizeof(text), "\"vmgraft-2\"", deadline));
-    }
+    else if (greet(fd, text, sizeof(text), deadline))
+        done = how == END_DISKS ? end_disks(fd, text, sizeof(text), deadline)
+                                : end_pause(fd, how == PAUSE, text, sizeof(text), deadline);
     close(fd);
     return done;
 }
 
-static bool rescue_once(const struct vmm_target *target, enum vmm_rescue how, long deadline)
+static bool rescue_once(const struct vmm_target *target, enum rescue how, long deadline)
 {
-    return target->kind == VMM_TARGET_DOMAIN ? vmm_domain_rescue(target, how == VMM_RESCUE_PAUSE)
-                                             : rescue_by_socket(target->socket, how, deadline);
+    if (target->kind != VMM_TARGET_DOMAIN)
+        return rescue_by_socket(target->socket, how, deadline);
+    return how == END_DISKS ? vmm_domain_end_disks(target)
+                            : vmm_domain_rescue(target, how == PAUSE);
 }
 
-static void rescue(const struct vmm_target *target, enum vmm_rescue how)
+static void rescue(const struct vmm_target *target, enum rescue how)
 {
     const struct timespec pause = {.tv_nsec = RETRY_NS};
     long deadline = now_seconds() + RESCUE_SECONDS;
@@ -126,6 +147,7 @@ static void reset_signals(void)
 static _Noreturn void watch(int channel, const struct vmm_target *target)
 {
     char state = 'R', next;
+    bool serving = false;
     ssize_t n;
 
     setsid();
@@ -135,11 +157,15 @@ static _Noreturn void watch(int channel, const struct vmm_target *target)
         dup2(channel, 0);
     close_range(1, ~0u, 0);
     while ((n = read(0, &next, 1)) > 0 || (n < 0 && errno == EINTR)) {
-        if (n > 0)
+        if (n > 0 && (next == 'N' || next == 'n'))
+            serving = next == 'N';
+        else if (n > 0)
             state = next;
     }
     if (state == VMM_RESCUE_RESUME || state == VMM_RESCUE_PAUSE)
-        rescue(target, (enum vmm_rescue)state);
+        rescue(target, (enum rescue)state);
+    if (serving)
+        rescue(target, END_DISKS);
     _exit(0);
 }
 
@@ -168,15 +194,23 @@ VmmWatchdog *vmm_watchdog_start(const struct vmm_target *target, GError **error)
     return dog;
 }
 
-bool vmm_watchdog_arm(VmmWatchdog *dog, enum vmm_rescue rescue, GError **error)
+static bool tell(VmmWatchdog *dog, char message, GError **error)
 {
-    char message = (char)rescue;
-
     if (send(dog->channel, &message, 1, MSG_NOSIGNAL) == 1)
         return true;
     g_set_error(error, VMM_ERROR, VMM_ERROR_STATE,
                 "the watchdog that would put the guest right after a crash is gone");
     return false;
+}
+
+bool vmm_watchdog_arm(VmmWatchdog *dog, enum vmm_rescue rescue, GError **error)
+{
+    return tell(dog, (char)rescue, error);
+}
+
+bool vmm_watchdog_serving(VmmWatchdog *dog, bool serving, GError **error)
+{
+    return tell(dog, serving ? 'N' : 'n', error);
 }
 
 void vmm_watchdog_disarm(VmmWatchdog *dog)
