@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/capture.h"
+#include "cli/diskread.h"
 #include "cli/output.h"
 #include "cli/refusal.h"
 #include "cli/select.h"
@@ -16,7 +17,7 @@ struct options {
     GPtrArray *kinds; // of allow; borrowed
     struct cli_carry carry;
     uint64_t carry_bytes;
-    gboolean forensic, leave_paused, let_run;
+    gboolean disks, forensic, leave_paused, let_run;
     double deadline;
     uint32_t pid;
     int64_t deadline_ms;
@@ -31,6 +32,11 @@ static bool check(struct cli *cli, struct options *o, GError **error)
     }
     if (cli->json && strcmp(o->output, "-") == 0) {
         g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE, "--json and -o - both want standard output");
+        return false;
+    }
+    if (o->disks && !o->carry.files && !o->carry.limit) {
+        g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE,
+                    "--disks says where carried files are read from: --carry-files is missing");
         return false;
     }
     return cli_parse_allow(o->allow, o->kinds, error) &&
@@ -80,6 +86,7 @@ static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GErr
 {
     g_auto(cli_guest) guest = {0};
     g_autoptr(CliOutput) out = cli_output_open(o->output, error);
+    g_autoptr(CliDiskReader) disks = NULL;
     g_autoptr(FmtImage) img = NULL;
     struct cli_capture_stats stats;
 
@@ -91,15 +98,20 @@ static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GErr
         o->leave_paused = TRUE;
     }
 
+    cli_signals_hold(cli);
+    if (o->disks &&
+        (!(disks = cli_disk_reader_open(cli, &guest, error)) || cli_signals_check(cli, error)))
+        return false;
+
     struct intro_capture_options options = {
         .pid = o->pid,
         .forensic = o->forensic,
         .allow = o->kinds,
         .carry_bytes = o->carry_bytes,
+        .disks = disks ? cli_disk_reader(disks) : NULL,
         .source = guest.target,
     };
 
-    cli_signals_hold(cli);
     img = cli_capture(cli, &guest, &options, o->deadline_ms,
                       o->leave_paused ? CLI_AFTER_LEAVE_PAUSED : CLI_AFTER_RESUME, &stats, reasons,
                       error);
@@ -126,6 +138,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.allow,
          "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
         CLI_CARRY_OPTIONS(&o.carry),
+        {"disks", 0, 0, G_OPTION_ARG_NONE, &o.disks,
+         "What of them is not in memory is read from the guest's disks (a longer pause)", NULL},
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &o.deadline,
          "Give up when no moment within this time was safe (default 10)", "SECONDS"},
         G_OPTION_ENTRY_NULL,

@@ -7,7 +7,7 @@ _vmgraft() {
     local -A options=(
         [ps]="--all --json"
         [show]="--json"
-        [capture]="--output --forensic --leave-paused --let-run --allow --carry-files --carry-limit --deadline --json"
+        [capture]="--output --forensic --leave-paused --let-run --allow --carry-files --carry-limit --disks --deadline --json"
         [inspect]="--json"
         [verify]=""
         [convert]="--to --output --pid"

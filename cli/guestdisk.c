@@ -63,9 +63,34 @@ static bool cpu_virtualizes(void)
            (strstr(info, " vmx") || strstr(info, " svm"));
 }
 
+static bool add_exports(CliDisk *disk, const struct cli_disk_source *src, GError **error)
+{
+    g_autofree char *server = g_strconcat("unix:", src->nbd_socket, NULL);
+    char *servers[] = {server, NULL};
+
+    for (unsigned i = 0; i < src->n_nbd; i++) {
+        g_autofree char *name = g_strdup_printf("%u", i);
+        const struct guestfs_add_drive_opts_argv options = {
+            .bitmask =
+                GUESTFS_ADD_DRIVE_OPTS_READONLY_BITMASK | GUESTFS_ADD_DRIVE_OPTS_FORMAT_BITMASK |
+                GUESTFS_ADD_DRIVE_OPTS_PROTOCOL_BITMASK | GUESTFS_ADD_DRIVE_OPTS_SERVER_BITMASK,
+            .readonly = 1,
+            .format = "raw",
+            .protocol = "nbd",
+            .server = servers,
+        };
+
+        if (guestfs_add_drive_opts_argv(disk->g, name, &options) < 0)
+            return cli_disk_fail(disk, "cannot add its disks", error);
+    }
+    return true;
+}
+
 static bool add_disks(CliDisk *disk, const struct cli_disk_source *src, bool writable,
                       GError **error)
 {
+    if (src->nbd_socket)
+        return add_exports(disk, src, error);
     if (src->domain) {
         if (guestfs_add_domain(disk->g, src->domain, GUESTFS_ADD_DOMAIN_LIBVIRTURI, src->uri,
                                GUESTFS_ADD_DOMAIN_READONLY, !writable, GUESTFS_ADD_DOMAIN_ALLOWUUID,
@@ -253,8 +278,8 @@ static bool mount_all(struct cli *cli, CliDisk *disk, bool writable, GError **er
     return true;
 }
 
-CliDisk *cli_disk_open(struct cli *cli, const struct cli_disk_source *src, bool writable,
-                       GError **error)
+CliDisk *cli_disk_launch(struct cli *cli, const struct cli_disk_source *src, bool writable,
+                         GError **error)
 {
     g_autoptr(CliDisk) disk = g_new0(CliDisk, 1);
     int64_t start = cli_now_ns();
@@ -272,12 +297,25 @@ CliDisk *cli_disk_open(struct cli *cli, const struct cli_disk_source *src, bool 
         GUESTFS_EVENT_APPLIANCE | GUESTFS_EVENT_LIBRARY | GUESTFS_EVENT_WARNING, 0, disk);
     // Ctrl-C is for us: the appliance ends when we end it.
     guestfs_set_pgroup(disk->g, 1);
+    // A socket that only this user reaches is out of reach of whom libvirt would start.
+    if (src->nbd_socket)
+        guestfs_set_backend(disk->g, "direct");
     if (!cpu_virtualizes())
         guestfs_set_backend_setting(disk->g, "force_tcg", "1");
     if (!add_disks(disk, src, writable, error) || !launch(disk, error))
         return NULL;
     cli_debug(cli, "%s: libguestfs started in %.1f s", disk->what,
               (double)(cli_now_ns() - start) / 1e9);
+    return g_steal_pointer(&disk);
+}
+
+CliDisk *cli_disk_open(struct cli *cli, const struct cli_disk_source *src, bool writable,
+                       GError **error)
+{
+    g_autoptr(CliDisk) disk = cli_disk_launch(cli, src, writable, error);
+
+    if (!disk)
+        return NULL;
     if (!find_system(disk, error) || !mount_all(cli, disk, writable, error))
         return NULL;
     cli_debug(cli, "%s: %s on %s", disk->what, disk->system, disk->root);

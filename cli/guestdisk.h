@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The disks of a guest that does not run, through libguestfs: its Linux found and mounted.
+// The disks of a guest, through libguestfs; of one that does not run its Linux is found and
+// mounted.
 #pragma once
 
 #include <glib.h>
@@ -13,12 +14,18 @@ struct cli_disk_source {
     const char *domain, *uri; // its UUID, and libvirt's URI; NULL: the disks of `paths`
     char *const *paths;       // NULL-terminated
     const char *format;       // of `paths`; NULL: as the image says of itself
+    const char *nbd_socket;   // not NULL: NBD exports "0", "1", ... there, and only read-only
+    unsigned n_nbd;
 };
 
 typedef struct CliDisk CliDisk;
 
+// Boots libguestfs' appliance (some seconds) beside the disks; nothing is looked at or mounted.
+CliDisk *cli_disk_launch(struct cli *cli, const struct cli_disk_source *src, bool writable,
+                         GError **error);
+
 /*
- * Boots libguestfs' appliance (some seconds) beside the disks, finds the one Linux for x86-64 that
+ * The same, then finds the one Linux for x86-64 that
  * is on them, and mounts its file systems. Writable: QEMU's image locks keep out whoever runs from
  * these disks, and are kept until cli_disk_free. Read-only: nothing reaches the disks. Errors:
  * CLI_ERROR_FAILED, in one sentence (disk in use, no operating system, more than one, encrypted,

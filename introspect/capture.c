@@ -142,6 +142,7 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
     if (cow)
         intro_cow_resolve(&c);
     g_clear_pointer(&c.later, g_array_unref);
+    g_clear_pointer(&c.partial, g_array_unref);
     g_clear_pointer(&c.holders, g_hash_table_unref);
     return intro_pages_count(cap->pages);
 }
@@ -263,6 +264,7 @@ static enum intro_capture_result judge(IntroCapture *cap, struct intro_ctx *c, G
     if (!failure)
         failure = g_steal_pointer(&c->busy);
     if (!failure && intro_pages_copy(cap->pages, intro_kernel_memory(cap->k), &failure)) {
+        intro_disk_complete(c);
         cap->img = fmt_image_ref(c->img);
         return INTRO_CAPTURE_DONE;
     }
@@ -300,6 +302,7 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
     g_clear_error(&c.busy);
     g_clear_pointer(&c.sockets, g_array_unref);
     g_clear_pointer(&c.later, g_array_unref);
+    g_clear_pointer(&c.partial, g_array_unref);
     g_clear_pointer(&c.holders, g_hash_table_unref);
     g_clear_pointer(&c.cow, intro_cow_free);
     return result;

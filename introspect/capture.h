@@ -21,12 +21,43 @@ typedef struct IntroCapture IntroCapture;
 // When the threads of a tree would have been woken by a timer; see intro_sleepers_read.
 typedef struct IntroSleepers IntroSleepers;
 
+// A run of whole pages of a file that the guest does not have in memory, and where they go.
+struct intro_disk_gap {
+    uint64_t start, size_bytes;
+    uint8_t *to; // zeros as yet
+};
+
+/*
+ * A file on a disk of the guest, as its kernel knows it now. What the disk says of it is the truth
+ * for these gaps where it has the same ino, ctime, mtime and sectors: every change of what is where
+ * in a file changes one of them. A size that is smaller there is that of a file which grew in
+ * memory only, and no gap may reach behind it.
+ */
+struct intro_disk_file {
+    uint8_t uuid[16]; // of the file system
+    const char *path; // from the root of the file system
+    uint64_t ino;
+    uint64_t size_bytes;
+    uint64_t n_sectors; // 512 bytes each, as st_blocks
+    int64_t mtime_ns, ctime_ns;
+    const struct intro_disk_gap *gaps; // by start
+    size_t n_gaps;
+};
+
+// Who can read a guest's disks. Called at most for one take, the guest being paused.
+struct intro_disks {
+    // Fills the gaps; the last may end in the middle of a page. On error their contents are void.
+    bool (*read)(void *user, const struct intro_disk_file *file, GError **error);
+    void *user;
+};
+
 struct intro_capture_options {
     uint32_t pid;
     bool forensic;        // never refuse: record what is found, with the reasons as NOTE records
     bool records_only;    // for a look: the image gets no pages, and nothing is copied
     uint64_t carry_bytes; // regular files up to this size go into the image; 0: none
-    GPtrArray *allow;     // char *: kinds of refusal that the user accepts to lose; may be NULL
+    const struct intro_disks *disks; // for carried files that are not all in memory; may be NULL
+    GPtrArray *allow; // char *: kinds of refusal that the user accepts to lose; may be NULL
     uint32_t
         frozen_by; // pid of the guest's own agent where it has stopped the tree (ptrace); else 0
     const char *source;            // target name, for HEAD

@@ -33,6 +33,7 @@ struct intro_ctx {
     struct gva root_task;
     GArray *sockets;     // of struct intro_sock (socket.h): those found so far; NULL for none
     GArray *later;       // struct intro_later; NULL for none
+    GArray *partial;     // files that are to be completed from a disk (disk.c); NULL for none
     GHashTable *holders; // intro_outside_holders(), made when first needed; owned
     unsigned n_openers;  // threads that wait for the other end of a FIFO that they open
     GError *busy;        // the first thread that was not at a safe point; owned
@@ -72,6 +73,10 @@ void intro_pages_want(struct intro_pages *p, uint64_t owner, uint64_t start, str
 // has passed). Takes effect when the pages are finished; bytes that are not copied are passed over.
 void intro_pages_patch(struct intro_pages *p, uint64_t owner, uint64_t start, const void *data,
                        size_t size_bytes);
+
+// Pages that are not in the guest's memory; `contents` is whole pages, and taken over.
+void intro_pages_give(struct intro_pages *p, uint64_t owner, uint64_t start, GBytes *contents,
+                      enum fmt_pages_kind kind);
 
 // A struct path: a place in the tree of mounts.
 struct intro_path {
@@ -120,6 +125,12 @@ bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint
 // Reads page `index` of the inode from the page cache; *ret_there is false where it is not there.
 bool intro_pagecache_read(IntroKernel *k, struct gva inode, uint64_t index,
                           uint8_t ret[VMM_PAGE_BYTES], bool *ret_there, GError **error);
+
+// The same; what is there may lack parts that are being read, or that are older than the disk's.
+enum intro_cached { INTRO_CACHED_NOT, INTRO_CACHED_PARTLY, INTRO_CACHED };
+bool intro_pagecache_look(IntroKernel *k, struct gva inode, uint64_t index,
+                          uint8_t ret[VMM_PAGE_BYTES], enum intro_cached *ret_cached,
+                          GError **error);
 
 // *ret_whole: whether nothing of the inode's [0, size) is elsewhere than in the page cache. Of a
 // file system in memory (`in_memory`) what has no page is zeros; of others it is on a disk.

@@ -265,6 +265,7 @@ static bool read_file(struct intro_opened *o, GError **error)
     o->dev = rd(&r, o->inode, M_inode_rdev);
     o->nlink = rd(&r, o->inode, M_inode_nlink);
     o->mnt = where.mnt;
+    o->dentry = where.dentry;
     if (!rd_done(&r, error))
         return false;
 

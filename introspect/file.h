@@ -9,8 +9,9 @@ struct intro_opened {
     struct intro_ctx *c;
     struct gva file, inode;
     struct gva mnt; // struct vfsmount that it was opened through
-    uint64_t mode;  // st_mode
-    uint64_t dev;   // the kernel's dev_t of a device
+    struct gva dentry;
+    uint64_t mode; // st_mode
+    uint64_t dev;  // the kernel's dev_t of a device
     uint64_t nlink;
     const char *fstype;
     const char *name; // path, or what /proc would show
@@ -29,6 +30,12 @@ void intro_file_check_owners(struct intro_ctx *c);
 // where it cannot be found there by its path: contents, or another path.
 bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError **error);
 bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **error);
+
+// disk.c: a file that is to be carried (its contents are PARTLY as yet) and is not all in memory is
+// completed from the guest's disks, where that is asked for and they can be read; to be called when
+// nothing else of the take is to be done. What cannot be had is noted.
+void intro_disk_later(struct intro_opened *o, const struct fmt_inode *inode);
+void intro_disk_complete(struct intro_ctx *c);
 
 // directory.c: which names a directory that is being read has yet to give.
 bool intro_directory_position(struct intro_opened *o, const struct fmt_inode *inode,

@@ -227,7 +227,7 @@ struct reading {
     struct gva mapping;
     uint64_t index;
     uint8_t *page;
-    bool there;
+    enum intro_cached cached;
 };
 
 static bool read_entry(uint64_t index, unsigned order, uint64_t entry, void *user, GError **error)
@@ -239,15 +239,16 @@ static bool read_entry(uint64_t index, unsigned order, uint64_t entry, void *use
         return true;
     if (!read_run(g->k, g->mapping, index, order, entry, &run, error))
         return false;
+    g->cached = run.uptodate ? INTRO_CACHED : INTRO_CACHED_PARTLY;
     if (!run.uptodate)
         return true;
-    g->there = true;
     struct gpa from = GPA(run.frame.addr + ((g->index - index) << VMM_PAGE_SHIFT));
     return vmm_memory_read(intro_kernel_memory(g->k), from, g->page, VMM_PAGE_BYTES, error);
 }
 
-bool intro_pagecache_read(IntroKernel *k, struct gva inode, uint64_t index,
-                          uint8_t ret[VMM_PAGE_BYTES], bool *ret_there, GError **error)
+bool intro_pagecache_look(IntroKernel *k, struct gva inode, uint64_t index,
+                          uint8_t ret[VMM_PAGE_BYTES], enum intro_cached *ret_cached,
+                          GError **error)
 {
     struct reading g = {.k = k, .index = index, .page = ret};
 
@@ -255,6 +256,17 @@ bool intro_pagecache_read(IntroKernel *k, struct gva inode, uint64_t index,
         !intro_walk_xarray(k, intro_member_addr(k, g.mapping, M_mapping_pages), index, index,
                            read_entry, &g, error))
         return false;
-    *ret_there = g.there;
+    *ret_cached = g.cached;
+    return true;
+}
+
+bool intro_pagecache_read(IntroKernel *k, struct gva inode, uint64_t index,
+                          uint8_t ret[VMM_PAGE_BYTES], bool *ret_there, GError **error)
+{
+    enum intro_cached cached;
+
+    if (!intro_pagecache_look(k, inode, index, ret, &cached, error))
+        return false;
+    *ret_there = cached == INTRO_CACHED;
     return true;
 }

@@ -22,7 +22,15 @@ struct patch {
     GBytes *data;
 };
 
+struct gift {
+    uint64_t owner;
+    uint64_t start;
+    GBytes *contents;
+    enum fmt_pages_kind kind;
+};
+
 struct intro_pages {
+    GArray *gifts;   // struct gift
     GArray *patches; // struct patch
     GArray *wants;   // struct want; adjacent pages of one owner are one
     GArray *copies;  // struct vmm_copy, `to` is an offset until intro_pages_copy
@@ -32,6 +40,13 @@ struct intro_pages {
     uint8_t *buffer;
     uint64_t buffer_pages;
 };
+
+static void clear_gift(gpointer data)
+{
+    struct gift *gift = data;
+
+    g_bytes_unref(gift->contents);
+}
 
 static void clear_patch(gpointer data)
 {
@@ -44,6 +59,8 @@ struct intro_pages *intro_pages_new(void)
 {
     struct intro_pages *p = g_new0(struct intro_pages, 1);
 
+    p->gifts = g_array_new(FALSE, FALSE, sizeof(struct gift));
+    g_array_set_clear_func(p->gifts, clear_gift);
     p->patches = g_array_new(FALSE, FALSE, sizeof(struct patch));
     g_array_set_clear_func(p->patches, clear_patch);
     p->wants = g_array_new(FALSE, FALSE, sizeof(struct want));
@@ -69,6 +86,7 @@ void intro_pages_free(struct intro_pages *p)
     if (!p)
         return;
     drop_buffer(p);
+    g_array_unref(p->gifts);
     g_array_unref(p->patches);
     g_array_unref(p->wants);
     g_array_unref(p->copies);
@@ -77,6 +95,7 @@ void intro_pages_free(struct intro_pages *p)
 
 void intro_pages_reset(struct intro_pages *p)
 {
+    g_array_set_size(p->gifts, 0);
     g_array_set_size(p->patches, 0);
     g_array_set_size(p->wants, 0);
     g_array_set_size(p->copies, 0);
@@ -193,6 +212,14 @@ bool intro_pages_is_patched(const struct intro_pages *p, uint64_t owner, uint64_
     return false;
 }
 
+void intro_pages_give(struct intro_pages *p, uint64_t owner, uint64_t start, GBytes *contents,
+                      enum fmt_pages_kind kind)
+{
+    struct gift gift = {owner, start, contents, kind};
+
+    g_array_append_val(p->gifts, gift);
+}
+
 static void apply_patch(const struct intro_pages *p, const struct patch *patch)
 {
     size_t len;
@@ -263,19 +290,38 @@ static enum fmt_pages_kind kind_of(const struct want *w, const uint8_t *page)
     return w->kind == FMT_PAGES_DATA && is_zero(page) ? FMT_PAGES_ZERO : w->kind;
 }
 
+static void add_run(struct layout *l, struct run run, bool may_join)
+{
+    struct run *last = l->runs->len ? &g_array_index(l->runs, struct run, l->runs->len - 1) : NULL;
+
+    if (may_join && last && last->owner == run.owner && last->kind == run.kind &&
+        last->start + last->n_pages * VMM_PAGE_BYTES == run.start &&
+        last->data + last->n_pages * VMM_PAGE_BYTES == run.data)
+        last->n_pages++;
+    else
+        g_array_append_val(l->runs, run);
+}
+
 static void add_page(struct layout *l, const struct want *w, uint64_t i, bool is_cow)
 {
     const uint8_t *data = l->p->buffer + (w->first_page + i) * VMM_PAGE_BYTES;
     struct run run = {w->owner, is_cow, w->start + i * VMM_PAGE_BYTES, 1, kind_of(w, data), data};
-    struct run *last = l->runs->len ? &g_array_index(l->runs, struct run, l->runs->len - 1) : NULL;
 
     // A want is inside of one mapping, which an extent must be.
-    if (i > 0 && last && last->owner == run.owner && last->kind == run.kind &&
-        last->start + last->n_pages * VMM_PAGE_BYTES == run.start &&
-        last->data + last->n_pages * VMM_PAGE_BYTES == data)
-        last->n_pages++;
-    else
-        g_array_append_val(l->runs, run);
+    add_run(l, run, i > 0);
+}
+
+static void add_gift(struct layout *l, const struct gift *gift)
+{
+    size_t size_bytes;
+    const uint8_t *data = g_bytes_get_data(gift->contents, &size_bytes);
+
+    for (uint64_t at = 0; at + VMM_PAGE_BYTES <= size_bytes; at += VMM_PAGE_BYTES) {
+        struct run run = {gift->owner, false, gift->start + at, 1, gift->kind, data + at};
+
+        if (take_page(l, run.owner, run.start))
+            add_run(l, run, at > 0);
+    }
 }
 
 static void add_wants(struct layout *l, const FmtImage *img, bool clean)
@@ -342,6 +388,12 @@ uint64_t intro_pages_finish(struct intro_pages *p, FmtImage *img)
         apply_patch(p, &g_array_index(p->patches, struct patch, i));
     add_wants(&layout, img, false);
     add_wants(&layout, img, true);
+    for (guint i = 0; i < p->gifts->len; i++) {
+        const struct gift *gift = &g_array_index(p->gifts, struct gift, i);
+
+        add_gift(&layout, gift);
+        fmt_image_hold(img, g_bytes_ref(gift->contents));
+    }
     g_array_sort(runs, compare_runs);
     uint64_t with_contents = add_extents(&layout, img);
 

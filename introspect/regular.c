@@ -7,9 +7,9 @@
 #include <sys/stat.h>
 
 /*
- * All that a hypervisor can have of a file is what is in the guest's page cache. Of a file system
- * that lives there that is everything, and a page that is missing is a hole. Of one on a disk a
- * missing page may be a hole or not have been read: such a file is not whole.
+ * What memory has of a file is what is in the guest's page cache. Of a file system that lives there
+ * that is everything, and a page that is missing is a hole. Of one on a disk a missing page may be
+ * a hole or not have been read: such a file is not whole, unless the disk can be read (disk.c).
  */
 static bool is_in_memory(const char *fstype)
 {
@@ -111,5 +111,7 @@ bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **
         return false;
     // Whether the target needs it is not known here.
     inode->contents = whole ? FMT_CONTENTS_CARRIED : FMT_CONTENTS_PARTLY;
+    if (!whole)
+        intro_disk_later(o, inode);
     return !whole || want_all(o, inode, FMT_PAGES_CLEAN, error);
 }
