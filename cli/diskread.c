@@ -9,6 +9,7 @@
 #include "cli/guestdisk.h"
 
 #define PIECE_BYTES (2u << 20) // libguestfs' messages hold 4 MiB
+#define IDLE_MS     20
 #define UUID_BYTES  16
 
 struct CliDiskReader {
@@ -33,6 +34,40 @@ static bool set_failed(GError **error, const char *format, ...)
     g_autofree char *text = g_strdup_vprintf(format, args);
     va_end(args);
     g_set_error_literal(error, CLI_ERROR, CLI_ERROR_FAILED, text);
+    return false;
+}
+
+/* ---- libguestfs at work, and the guest's hypervisor kept company ---- */
+
+struct work {
+    bool (*run)(CliDiskReader *reader, void *user, GError **error);
+    CliDiskReader *reader;
+    void *user;
+    GError *error;
+    gint over;
+};
+
+static gpointer do_work(gpointer data)
+{
+    struct work *work = data;
+    const bool ok = work->run(work->reader, work->user, &work->error);
+
+    g_atomic_int_set(&work->over, 1);
+    return GINT_TO_POINTER(ok);
+}
+
+// Its calls take seconds, in which somebody has to answer libvirtd.
+static bool let_work(CliDiskReader *reader, bool (*run)(CliDiskReader *, void *, GError **),
+                     void *user, GError **error)
+{
+    struct work work = {.run = run, .reader = reader, .user = user};
+    GThread *thread = g_thread_new("disks", do_work, &work);
+
+    while (!g_atomic_int_get(&work.over))
+        vmm_machine_idle(reader->guest->vm, IDLE_MS);
+    if (g_thread_join(thread))
+        return true;
+    g_propagate_error(error, work.error);
     return false;
 }
 
@@ -200,9 +235,9 @@ static bool read_gap(CliDiskReader *reader, const struct intro_disk_file *file,
     return true;
 }
 
-static bool read_file(void *user, const struct intro_disk_file *file, GError **error)
+static bool read_gaps(CliDiskReader *reader, void *user, GError **error)
 {
-    CliDiskReader *reader = user;
+    const struct intro_disk_file *file = user;
     const struct filesystem *fs = find_filesystem(reader, file->uuid, error);
 
     if (!fs)
@@ -220,6 +255,13 @@ static bool read_file(void *user, const struct intro_disk_file *file, GError **e
     return true;
 }
 
+static bool read_file(void *user, const struct intro_disk_file *file, GError **error)
+{
+    struct intro_disk_file copy = *file;
+
+    return let_work(user, read_gaps, &copy, error);
+}
+
 /* ---- the appliance ---- */
 
 // What takes its time and does not look at the guest's files; not having it is no harm.
@@ -232,19 +274,31 @@ static void warm_up(CliDiskReader *reader)
     free(guestfs_debug(g, "sh", words));
 }
 
-static bool boot(struct cli *cli, CliDiskReader *reader, GError **error)
-{
-    struct cli_disk_source src = {.what = reader->guest->target};
+struct boot {
+    struct cli *cli;
+    struct cli_disk_source src;
+};
 
-    if (!vmm_machine_serve_disks(reader->guest->vm, &src.nbd_socket, &src.n_nbd, error))
-        return false;
-    if (src.n_nbd == 0)
-        return set_failed(error, "%s: --disks: this guest has no disk", reader->guest->target);
-    reader->disk = cli_disk_launch(cli, &src, false, error);
+static bool boot(CliDiskReader *reader, void *user, GError **error)
+{
+    const struct boot *boot = user;
+
+    reader->disk = cli_disk_launch(boot->cli, &boot->src, false, error);
     if (!reader->disk || !list_filesystems(reader, error))
         return false;
     warm_up(reader);
     return true;
+}
+
+static bool start(struct cli *cli, CliDiskReader *reader, GError **error)
+{
+    struct boot args = {.cli = cli, .src.what = reader->guest->target};
+
+    if (!vmm_machine_serve_disks(reader->guest->vm, &args.src.nbd_socket, &args.src.n_nbd, error))
+        return false;
+    if (args.src.n_nbd == 0)
+        return set_failed(error, "%s: --disks: this guest has no disk", reader->guest->target);
+    return let_work(reader, boot, &args, error);
 }
 
 CliDiskReader *cli_disk_reader_open(struct cli *cli, const struct cli_guest *guest, GError **error)
@@ -255,7 +309,7 @@ CliDiskReader *cli_disk_reader_open(struct cli *cli, const struct cli_guest *gue
     reader->guest = guest;
     reader->filesystems = g_array_new(FALSE, FALSE, sizeof(struct filesystem));
     g_array_set_clear_func(reader->filesystems, clear_filesystem);
-    return boot(cli, reader, error) ? g_steal_pointer(&reader) : NULL;
+    return start(cli, reader, error) ? g_steal_pointer(&reader) : NULL;
 }
 
 void cli_disk_reader_free(CliDiskReader *reader)

@@ -381,6 +381,11 @@ void vmm_machine_end_disks(VmmMachine *vm)
         vmm_watchdog_serving(vm->watchdog, false, NULL);
 }
 
+void vmm_machine_idle(VmmMachine *vm, unsigned ms)
+{
+    vmm_qmp_idle(vm->qmp, ms);
+}
+
 GSocketConnection *vmm_machine_open_channel(VmmMachine *vm, const char *port_name, GError **error)
 {
     return vmm_channel_open(vm->qmp, port_name, error);

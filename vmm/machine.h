@@ -99,6 +99,10 @@ bool vmm_machine_serve_disks(VmmMachine *vm, const char **ret_socket, unsigned *
                              GError **error);
 void vmm_machine_end_disks(VmmMachine *vm);
 
+// Lets that many milliseconds pass: whoever has long work done by another thread calls this
+// meanwhile, or libvirtd takes us for dead.
+void vmm_machine_idle(VmmMachine *vm, unsigned ms);
+
 // Connects to the guest agent's channel (a virtio-serial port such as org.vmgraft.agent.0 whose
 // chardev is a unix socket). The error says whether the port is missing from the machine, nobody in
 // the guest has opened it (where QEMU tells), or the socket cannot be connected.

@@ -107,6 +107,14 @@ unsigned vmm_qmp_n_resumes(VmmQmp *qmp, unsigned expected)
     return qmp->link->n_resumes(qmp->user, expected);
 }
 
+void vmm_qmp_idle(VmmQmp *qmp, unsigned ms)
+{
+    if (qmp->link->idle)
+        qmp->link->idle(qmp->user, ms);
+    else
+        g_usleep(ms * 1000);
+}
+
 const char *vmm_json_string(const VmmJson *object, const char *key)
 {
     VmmJson *value;

@@ -60,6 +60,9 @@ bool vmm_qmp_pid(VmmQmp *qmp, pid_t *ret, GError **error);
 // where fewer than `expected` have come it waits some seconds for them.
 unsigned vmm_qmp_n_resumes(VmmQmp *qmp, unsigned expected);
 
+// Lets that many milliseconds pass. libvirtd drops whom it has not heard of for half a minute.
+void vmm_qmp_idle(VmmQmp *qmp, unsigned ms);
+
 // Members of QMP answers, typed. False/NULL where it is missing or of another type; borrowed.
 const char *vmm_json_string(const VmmJson *object, const char *key);
 bool vmm_json_bool(const VmmJson *object, const char *key, bool *ret);

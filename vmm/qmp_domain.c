@@ -99,6 +99,17 @@ static unsigned n_resumes(void *user, unsigned expected)
     return link->n_resumes;
 }
 
+static void idle(void *user, unsigned ms)
+{
+    bool over = false;
+    int timer = virEventAddTimeout((int)ms, note_timeout, &over, NULL);
+
+    while (timer >= 0 && !over && virEventRunDefaultImpl() == 0)
+        ;
+    if (timer >= 0)
+        virEventRemoveTimeout(timer);
+}
+
 /* ---- whose memory it is ---- */
 
 static bool has_file_open(const char *pid, const struct stat *file)
@@ -211,6 +222,7 @@ static const struct vmm_qmp_link domain_link = {
     .n_resumes = n_resumes,
     .stop = stop,
     .cont = cont,
+    .idle = idle,
     .close = close_link,
 };
 

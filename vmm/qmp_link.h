@@ -16,6 +16,7 @@ struct vmm_qmp_link {
     // NULL: by the commands `stop` and `cont`.
     bool (*stop)(void *user, GError **error);
     bool (*cont)(void *user, GError **error);
+    void (*idle)(void *user, unsigned ms); // NULL: to sleep will do
     void (*close)(void *user);
 };
 
