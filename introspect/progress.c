@@ -113,18 +113,35 @@ static bool matches_vector(const struct search *s, uint64_t iov, uint64_t n, uin
     return left - offset == count;
 }
 
+static bool is_write(const struct search *s)
+{
+    switch (s->call->nr) {
+    case NR_write:
+    case NR_writev:
+    case NR_pwritev2:
+    case NR_sendto:
+    case NR_sendmsg:
+    case NR_sendmmsg:
+        return true;
+    default:
+        return false;
+    }
+}
+
 // Whether there is an iov_iter of these buffers at `at`; *ret_done is how much of them is behind
-// it.
+// it. Its direction tells it from arguments of the call that were saved in its order.
 static bool is_iter(const struct search *s, struct gva at, const struct buffers *b,
                     uint64_t *ret_done)
 {
     g_auto(IntroReader) r = INTRO_READER(s->c->k);
     const bool has_direction = intro_place(s->c->k, M_iter_type)->alternative == 1;
-    const int64_t type = (int64_t)rd(&r, at, M_iter_type) & ~(int64_t)has_direction;
+    const uint64_t word = rd(&r, at, M_iter_type);
+    const uint64_t source = has_direction ? word & 1 : rd(&r, at, M_iter_data_source);
+    const int64_t type = (int64_t)word & ~(int64_t)has_direction;
     const uint64_t offset = rd(&r, at, M_iter_offset), count = rd(&r, at, M_iter_count);
     const uint64_t iov = rd(&r, at, M_iter_iov), n = rd(&r, at, M_iter_nr_segs);
 
-    if (r.error || count > b->total)
+    if (r.error || source != is_write(s) || count > b->total)
         return false;
     *ret_done = b->total - count;
     if (type == s->is_ubuf && s->is_ubuf >= 0)
