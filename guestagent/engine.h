@@ -169,8 +169,8 @@ extern const struct agent_aspect agent_aspect_mm, agent_aspect_vdso, agent_aspec
     agent_aspect_fs, agent_aspect_cred, agent_aspect_signal, agent_aspect_thread,
     agent_aspect_sched, agent_aspect_limit, agent_aspect_regs, agent_aspect_exe, agent_aspect_timer,
     agent_aspect_after_cred, agent_aspect_posix_timer, agent_aspect_segments, agent_aspect_ia32,
-    agent_aspect_seccomp, agent_aspect_prctl, agent_aspect_cgroup, agent_aspect_flock,
-    agent_aspect_fown;
+    agent_aspect_seccomp, agent_aspect_opening, agent_aspect_prctl, agent_aspect_cgroup,
+    agent_aspect_flock, agent_aspect_fown;
 
 // What a kind of file does after all files have been opened, for those that refer to others.
 enum agent_file_stage {
