@@ -153,6 +153,16 @@ static const struct {
     {"futex_wait_restart", block_futex},
 };
 
+// The function that the block is for. That of a futex is taken out of it while it runs.
+static const char *block_function(const struct intro_reentry *e, const char *named)
+{
+    for (size_t i = 0; g_strcmp0(named, "do_no_restart_syscall") == 0 && i < G_N_ELEMENTS(blocks);
+         i++)
+        if (intro_chain_has(e->where->chain, blocks[i].function))
+            return blocks[i].function;
+    return named;
+}
+
 static bool use_block(struct intro_reentry *e, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(e->c->k);
@@ -162,7 +172,7 @@ static bool use_block(struct intro_reentry *e, GError **error)
 
     if (!rd_done(&r, error))
         return false;
-    const char *name = intro_symbol_at(e->c->k, fn, &offset);
+    const char *name = block_function(e, intro_symbol_at(e->c->k, fn, &offset));
     for (size_t i = 0; name && i < G_N_ELEMENTS(blocks); i++)
         if (strcmp(name, blocks[i].function) == 0)
             return blocks[i].read(&r, block, e) && rd_done(&r, error);
