@@ -73,6 +73,8 @@ uint64_t intro_ia32_unfold(struct intro_ctx *c, struct gva mm, uint64_t nr, uint
             unfold_ipc(c, mm, call, args);
         else if (!read_words(c, mm, args[1], args, wrapped[i].n_args))
             return nr; // it will fail
+        else           // recv is a recvfrom that asks for no address
+            memset(args + wrapped[i].n_args, 0, (6 - wrapped[i].n_args) * sizeof(*args));
         return wrapped[i].nr;
     }
     return nr;
