@@ -74,13 +74,6 @@ void agent_cow_plan(AgentRestore *r)
 
 /* ---- where the store is ---- */
 
-static int by_start(gconstpointer a, gconstpointer b)
-{
-    const struct agent_range *x = a, *y = b;
-
-    return x->start < y->start ? -1 : x->start > y->start;
-}
-
 static void use_own_memory(GArray *used)
 {
     g_autofree char *text = NULL;
@@ -104,7 +97,6 @@ static uint8_t *choose_store(const AgentRestore *r, uint64_t bytes)
 {
     g_autoptr(GArray) used = g_array_new(false, false, sizeof(struct agent_range));
     struct agent_range last = {USER_END, USER_END};
-    uint64_t at = COW_PAGE_BYTES, best = 0, best_bytes = 0;
     const struct fmt_vma *vma;
 
     use_own_memory(used);
@@ -113,20 +105,14 @@ static uint8_t *choose_store(const AgentRestore *r, uint64_t bytes)
         g_array_append_val(used, range);
     }
     g_array_append_val(used, last);
-    g_array_sort(used, by_start);
-    for (guint i = 0; i < used->len; i++) {
-        const struct agent_range *range = &g_array_index(used, struct agent_range, i);
 
-        if (range->start > at && range->start - at > best_bytes) {
-            best_bytes = range->start - at;
-            best = at;
-        }
-        at = MAX(at, range->end);
-    }
+    const struct agent_range best = agent_range_largest_gap(used, COW_PAGE_BYTES);
+    const uint64_t best_bytes = best.end - best.start;
+
     if (best_bytes / 4 < bytes)
         return NULL;
     // A quarter: the middle is where parks are made.
-    return (uint8_t *)(uintptr_t)((best + best_bytes / 4) & ~(HUGE_BYTES - 1));
+    return (uint8_t *)(uintptr_t)((best.start + best_bytes / 4) & ~(HUGE_BYTES - 1));
 }
 
 /* ---- areas ---- */

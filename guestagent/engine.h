@@ -99,6 +99,10 @@ struct agent_range {
     uint64_t start, end;
 };
 
+// range.c: the largest range from `from` on that lies before one of `used` (of struct agent_range,
+// which this sorts) and in none; an empty one where there is none.
+struct agent_range agent_range_largest_gap(GArray *used, uint64_t from);
+
 // Contents of a file of this machine before we wrote to it.
 struct agent_undo {
     int fd;

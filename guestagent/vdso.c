@@ -103,13 +103,6 @@ fail:
     return NULL;
 }
 
-static int by_start(gconstpointer a, gconstpointer b)
-{
-    const struct agent_range *x = a, *y = b;
-
-    return x->start < y->start ? -1 : x->start > y->start;
-}
-
 // Where addresses of the process end while it is built.
 static uint64_t space_end(const AgentProc *p)
 {
@@ -137,7 +130,6 @@ static uint64_t choose_park(const AgentProc *p, uint64_t bytes)
     g_autoptr(GArray) used = g_array_new(false, false, sizeof(struct agent_range));
     // Calls of i386 reach the lower 4 GiB alone.
     const uint64_t end = agent_ia32_calls(p) ? MIN(space_end(p), AGENT_IA32_END) : space_end(p);
-    uint64_t at = USER_START, best = 0, best_bytes = 0;
     struct agent_range store;
 
     for (guint i = 0; i < p->vmas->len; i++) {
@@ -153,19 +145,13 @@ static uint64_t choose_park(const AgentProc *p, uint64_t bytes)
     if (agent_cow_store(p, &store))
         use(used, store.start, store.end);
     use(used, end, end);
-    g_array_sort(used, by_start);
-    for (guint i = 0; i < used->len; i++) {
-        const struct agent_range *range = &g_array_index(used, struct agent_range, i);
 
-        if (range->start > at && range->start - at > best_bytes) {
-            best_bytes = range->start - at;
-            best = at;
-        }
-        at = MAX(at, range->end);
-    }
+    const struct agent_range best = agent_range_largest_gap(used, USER_START);
+    const uint64_t best_bytes = best.end - best.start;
+
     if (best_bytes < bytes + 2 * PAGE_BYTES)
         return 0;
-    return (best + (best_bytes - bytes) / 2) & ~(PAGE_BYTES - 1);
+    return (best.start + (best_bytes - bytes) / 2) & ~(PAGE_BYTES - 1);
 }
 
 // Moves the parts of the vdso so that its data begins at `to`.
