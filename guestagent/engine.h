@@ -334,15 +334,22 @@ bool agent_ipc_shm_is_left(AgentRestore *r, uint64_t shm);
 bool agent_mqueue_finish(AgentRestore *r, GError **error);
 void agent_mqueue_undo(AgentRestore *r);
 
+// number.c
+// Whether a pid is in use on this machine, if only as the name of a process group.
+bool agent_number_is_taken(uint64_t pid);
+// Waits a moment for whoever has numbers of the image and is about to go, which a process that has
+// ended does once its parent has looked. Who has just been moved away may come back at once.
+void agent_number_await(AgentRestore *r);
+// Who has a pid that is taken, to go behind "is in use on this machine"; owned by the caller.
+char *agent_number_holder(uint64_t pid);
+uint64_t agent_pid_max(void);
+
 // process.c
 void agent_process_plan(AgentRestore *r);
 bool agent_process_start(AgentRestore *r, GError **error); // what the tree grows from
 // All processes and threads, in their sessions and groups.
 bool agent_process_tree(AgentRestore *r, GError **error);
-// Whether a pid is in use on this machine, if only as the name of a process group.
-bool agent_process_is_taken(uint64_t tid);
 void agent_process_kill(AgentRestore *r);
-uint64_t agent_pid_max(void);
 // Registers with which the reaper of a new pid namespace runs once it is let go.
 bool agent_process_release_reaper(AgentRestore *r, GError **error);
 

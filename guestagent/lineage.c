@@ -134,7 +134,7 @@ static uint64_t spare_pid(struct lineage *l)
         const uint64_t pid = --l->next_temp;
 
         if (!g_hash_table_contains(l->tids, &pid) && !find_proc(l, pid) &&
-            (l->r->opt.new_pid_namespace || !agent_process_is_taken(pid)))
+            (l->r->opt.new_pid_namespace || !agent_number_is_taken(pid)))
             return pid;
     }
     return 0;
@@ -365,7 +365,7 @@ static void refuse_unborn(struct lineage *l)
 static bool is_obtainable(const struct lineage *l, uint64_t number)
 {
     return number > 1 && number <= G_MAXINT && !g_hash_table_contains(l->tids, &number) &&
-           (l->r->opt.new_pid_namespace || !agent_process_is_taken(number));
+           (l->r->opt.new_pid_namespace || !agent_number_is_taken(number));
 }
 
 // The session that the tree has been started in, where its number cannot be had: the root's own.

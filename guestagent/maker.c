@@ -151,7 +151,7 @@ void agent_maker_plan(AgentRestore *r, uint64_t pid, uint64_t file, const char *
     else if (pid > G_MAXINT || (own_namespace && pid == 1))
         agent_refuse_file(r, "peer-credentials", file,
                           "%s process %" G_GUINT64_FORMAT ", which cannot be had here", what, pid);
-    else if (!own_namespace && agent_process_is_taken(pid))
+    else if (!own_namespace && agent_number_is_taken(pid))
         agent_refuse_file(
             r, "peer-credentials", file,
             "%s process %" G_GUINT64_FORMAT

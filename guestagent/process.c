@@ -43,22 +43,6 @@ struct rseq_configuration {
 #define RSEQ_FLAG_UNREGISTER 1
 #endif
 
-bool agent_process_is_taken(uint64_t pid)
-{
-    // A number is also in use while a process group is named by it.
-    return kill((pid_t)pid, 0) == 0 || errno != ESRCH || kill(-(pid_t)pid, 0) == 0 ||
-           errno != ESRCH;
-}
-
-uint64_t agent_pid_max(void)
-{
-    g_autofree char *text = NULL;
-
-    return g_file_get_contents("/proc/sys/kernel/pid_max", &text, NULL, NULL)
-               ? g_ascii_strtoull(text, NULL, 10)
-               : 32768;
-}
-
 static void plan_task(AgentRestore *r, const AgentProc *p, const AgentTask *t)
 {
     if (t->rec->tid >= agent_pid_max())
@@ -67,15 +51,20 @@ static void plan_task(AgentRestore *r, const AgentProc *p, const AgentTask *t)
                      " is beyond this machine's kernel.pid_max of %" G_GUINT64_FORMAT
                      "; sysctl kernel.pid_max=4194304 allows it",
                      t->rec->tid, agent_pid_max());
-    if (!r->opt.new_pid_namespace && agent_process_is_taken(t->rec->tid))
+    if (!r->opt.new_pid_namespace && agent_number_is_taken(t->rec->tid)) {
+        g_autofree char *holder = agent_number_holder(t->rec->tid);
+
         agent_refuse(r, "pid-taken", p->rec->pid, -1,
-                     "pid %" G_GUINT64_FORMAT " is in use on this machine", t->rec->tid);
+                     "pid %" G_GUINT64_FORMAT " is in use on this machine%s", t->rec->tid, holder);
+    }
     if (r->opt.new_pid_namespace && t->rec->tid == 1)
         agent_refuse(r, "pid-taken", p->rec->pid, -1, "pid 1 cannot be had in a new pid namespace");
 }
 
 void agent_process_plan(AgentRestore *r)
 {
+    if (!r->opt.new_pid_namespace)
+        agent_number_await(r);
     for (guint i = 0; i < r->procs->len; i++) {
         AgentProc *p = g_ptr_array_index(r->procs, i);
 

@@ -365,6 +365,33 @@ static void test_pid_taken(void)
     g_assert_cmpint(WEXITSTATUS(status), ==, 42);
 }
 
+static void *wait_late(void *pid)
+{
+    g_usleep(G_USEC_PER_SEC / 5);
+    return GINT_TO_POINTER(waitpid(GPOINTER_TO_INT(pid), NULL, 0));
+}
+
+// One that has ended keeps its pid until its parent has looked: that takes a moment, or for ever.
+static void test_pid_of_ended(void)
+{
+    g_autofree char *path = data_path();
+    const pid_t pid = start_subject(path);
+    g_autoptr(FmtImage) img = capture(pid, false);
+    const struct agent_restore_options opt = {.elapsed_ns = -1};
+    g_autoptr(GPtrArray) notes = agent_refusal_list_new();
+    siginfo_t info;
+
+    kill(pid, SIGKILL);
+    g_assert_cmpint(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), ==, 0);
+    refused(img, "pid-taken");
+    GThread *parent = g_thread_new("parent", wait_late, GINT_TO_POINTER(pid));
+    AgentRestore *r = plan(img, &opt, notes);
+
+    g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(parent)), ==, pid);
+    g_assert_nonnull(r);
+    agent_restore_abort(r);
+}
+
 // A page that has to be as in the file here, and is not.
 static void test_mismatch(void)
 {
@@ -420,6 +447,7 @@ int main(int argc, char **argv)
                          test_release);
     g_test_add_func("/agent/restore/mismatch", test_mismatch);
     g_test_add_func("/agent/restore/refused/pid-taken", test_pid_taken);
+    g_test_add_func("/agent/restore/pid-of-ended", test_pid_of_ended);
     for (size_t i = 0; i < G_N_ELEMENTS(spoiled); i++) {
         g_autofree char *path = g_strconcat("/agent/restore/refused/", spoiled[i].kind, NULL);
 
