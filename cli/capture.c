@@ -14,6 +14,9 @@
 #define TAKES_A_STEP 8
 #define MAX_STEPS    5
 
+// Refusals that are met with for so long are not of a moment, though no thread be at rest.
+#define LASTING_NS (G_GINT64_CONSTANT(1) * 1000 * 1000 * 1000)
+
 #define MAX_CARRIED_BYTES (G_GUINT64_CONSTANT(4) << 30)
 
 struct take {
@@ -66,7 +69,8 @@ static void give_up(const struct take *t, unsigned n_takes, int64_t deadline_ms,
 static bool take_all(struct cli *cli, struct take *t, int64_t deadline_ms, unsigned *ret_n_takes,
                      GError **error)
 {
-    int64_t until_ns = cli_now_ns() + deadline_ms * 1000000;
+    const int64_t until_ns = cli_now_ns() + deadline_ms * 1000000;
+    int64_t clean_ns = cli_now_ns(); // when nothing was refused
 
     for (unsigned n = 1;; n++) {
         enum intro_capture_result result = take_once(t, error);
@@ -84,7 +88,10 @@ static bool take_all(struct cli *cli, struct take *t, int64_t deadline_ms, unsig
         cli_debug(cli, "take %u: %s", n, t->why);
         if (!vmm_machine_resume(t->guest->vm, error) || cli_signals_check(cli, error))
             return false;
-        if (vmm_machine_was_paused_before(t->guest->vm) || cli_now_ns() >= until_ns) {
+        if (!t->refusals->len)
+            clean_ns = cli_now_ns();
+        if (vmm_machine_was_paused_before(t->guest->vm) || cli_now_ns() >= until_ns ||
+            cli_now_ns() - clean_ns >= LASTING_NS) {
             give_up(t, n, deadline_ms, error);
             return false;
         }

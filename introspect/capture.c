@@ -256,8 +256,9 @@ static enum intro_capture_result judge(IntroCapture *cap, struct intro_ctx *c, G
                                        char **why, GError **error)
 {
     g_ptr_array_sort(c->refusals, by_holder);
-    // Where the walk broke off the list may lack some: another look finds them as well.
-    if (c->refusals->len && (!failure || !is_passing(failure))) {
+    // Where the walk broke off the list may lack some: another look finds them as well. And what a
+    // thread is in the middle of looks like somebody else's: shmat() counts before it maps.
+    if (c->refusals->len && !c->busy && (!failure || !is_passing(failure))) {
         g_clear_error(&failure);
         return INTRO_CAPTURE_REFUSED;
     }

@@ -99,7 +99,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(IntroCapture, intro_capture_free)
 // vcpus: struct vmm_vcpu of all vCPUs; clock: of the same pause. why and error are set as the
 // result says. refusals (struct intro_refusal, which the array must free) are those of this take,
 // by pid and descriptor: all of them where it says REFUSED, what was met with until then where
-// RETRY.
+// RETRY, which may be of that moment alone.
 enum intro_capture_result intro_capture_take(IntroCapture *c, GArray *vcpus,
                                              const struct vmm_clock *clock, char **why,
                                              GPtrArray *refusals, GError **error);

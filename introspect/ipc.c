@@ -33,9 +33,11 @@ uint64_t intro_ipc_pid(struct intro_ipc *ipc, IntroReader *r, struct gva pid)
         return 0;
     if (g_hash_table_contains(ipc->tree, GSIZE_TO_POINTER(pid.addr)))
         ipc->inside = true;
-    else if (rd_u64_at(r,
-                       GVA(intro_member_addr(r->k, pid, M_pid_tgid_tasks).addr + 8 * PIDTYPE_TGID)))
-        ipc->outside = intro_pid_nr(r, pid, 0); // it lives
+    else if (rd_u64_at(
+                 r, GVA(intro_member_addr(r->k, pid, M_pid_tgid_tasks).addr + 8 * PIDTYPE_TGID))) {
+        ipc->others = true; // it lives
+        ipc->outside = intro_pid_nr(r, pid, 0);
+    }
     return nr;
 }
 
@@ -94,19 +96,22 @@ static bool take_object(struct intro_ipc *ipc, const struct intro_ipc_kind *kind
                         enum fmt_ipc_kind number, struct gva object, const struct fmt_ipc *perm,
                         GError **error)
 {
-    ipc->inside = false;
+    g_autofree char *who = NULL;
+
+    ipc->inside = ipc->others = false;
     ipc->outside = 0;
     if (!kind->users(ipc, object, error))
         return false;
-    if (ipc->inside ? false : ipc->outside || !is_of_our_people(ipc, perm))
+    if (ipc->inside ? false : ipc->others || !is_of_our_people(ipc, perm))
         return true;
     if (ipc->outside)
+        who = g_strdup_printf("process %" G_GUINT64_FORMAT ", which is", ipc->outside);
+    if (ipc->others)
         intro_refuse(ipc->c, "external-ipc",
-                     "uses the %s %" G_GUINT64_FORMAT ", as does process %" G_GUINT64_FORMAT
-                     ", which is outside of the tree",
-                     kind->name, perm->id, ipc->outside);
+                     "uses the %s %" G_GUINT64_FORMAT ", as does %s outside of the tree",
+                     kind->name, perm->id, who ? who : "somebody");
 
-    const bool owned = ipc->inside && !ipc->outside;
+    const bool owned = ipc->inside && !ipc->others;
     struct fmt_ipc *rec = intro_object_add(ipc->c, object, FMT_IPC);
     struct fmt_record head = rec->rec;
     *rec = *perm;

@@ -18,7 +18,8 @@ struct intro_ipc {
     uint64_t level;   // of the pid namespace in which the image counts
     // of the object that is being looked at:
     bool inside;      // a process of the tree uses it
-    uint64_t outside; // pid of a living user that is not of the tree; 0: none
+    bool others;      // a living user is not of the tree
+    uint64_t outside; // its pid; 0: not known
 };
 
 // Each notes a user and returns it: its number in the tree's pid namespace, 0 for none.

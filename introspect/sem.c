@@ -50,7 +50,7 @@ static bool visit_undo(struct gva node, void *user, GError **error)
         return false;
     if (!fmt_image_by_ref(c->img, task, FMT_TASK)) {
         // Whose it is cannot be told from here; the number of its process is not worth a search.
-        v->ipc->outside = v->ipc->outside ? v->ipc->outside : list.addr != 0;
+        v->ipc->others |= list.addr != 0;
         return true;
     }
     v->ipc->inside = true;

@@ -29,8 +29,8 @@ static bool users(struct intro_ipc *ipc, struct gva segment, GError **error)
     }
     intro_ipc_pid(ipc, &r, rd_ptr(&r, segment, M_shm_cprid));
     intro_ipc_pid(ipc, &r, rd_ptr(&r, segment, M_shm_lprid));
-    if (rd(&r, segment, M_shm_nattch) && !ipc->outside)
-        ipc->outside = 1;
+    if (rd(&r, segment, M_shm_nattch))
+        ipc->others = true;
     return rd_done(&r, error);
 }
 
