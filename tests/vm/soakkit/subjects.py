@@ -76,6 +76,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("tree-zombie", "zombie", program="tree", prepare=True),
     _own("jobs-ends", "ends", program="jobs"),
     _own("jobs-stops", "stops", program="jobs"),
+    _own("reapers"),
     _own("kin-sessions", "sessions", program="kin"),
     _own("kin-sharing", "sharing", program="kin"),
     _own("kin-leader", "leader", program="kin"),
