@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A program that has been deleted while it runs, as by an upgrade, or that never had a name
-// (argument: memfd); a library of which the same holds; a working directory below others that are
-// gone as well.
+// (argument: memfd), or that the target lacks (carried); a library of which the same holds; a
+// working directory below others that are gone as well.
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -26,7 +26,13 @@ static uint64_t bytes, hash;
 
 static bool is_memfd(void)
 {
-    return subject.argument != NULL;
+    return subject.argument && strcmp(subject.argument, "memfd") == 0;
+}
+
+// They keep their names.
+static bool is_carried(void)
+{
+    return subject.argument && strcmp(subject.argument, "carried") == 0;
 }
 
 static void copy(int to)
@@ -90,9 +96,11 @@ static void set_up(void)
     int fd;
 
     own = atoi(getenv(AGAIN));
-    snprintf(text, sizeof text, "%s/program (deleted)", subject.workdir);
+    const char *const mark = is_carried() ? "" : " (deleted)";
+
+    snprintf(text, sizeof text, "%s/program%s", subject.workdir, mark);
     exe = is_memfd() ? "/memfd:program (deleted)" : text;
-    MUST(is_memfd() || unlink("program") == 0);
+    MUST(is_memfd() || is_carried() || unlink("program") == 0);
 
     fd = create("library", 0644);
     copy(fd);
@@ -100,8 +108,8 @@ static void set_up(void)
     MUST((fd = open("library", O_RDONLY)) >= 0 && fstat(fd, &st) == 0);
     bytes = (uint64_t)st.st_size;
     mapped = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
-    MUST(mapped != MAP_FAILED && close(fd) == 0 && unlink("library") == 0);
-    snprintf(library, sizeof library, "%s/library (deleted)", subject.workdir);
+    MUST(mapped != MAP_FAILED && close(fd) == 0 && (is_carried() || unlink("library") == 0));
+    snprintf(library, sizeof library, "%s/library%s", subject.workdir, mark);
     hash = hash_of(mapped, bytes);
 
     MUST(mkdir("a", 0750) == 0 && mkdir("a/b", 0711) == 0 && mkdir("a/b/c", 0700) == 0);
@@ -132,8 +140,8 @@ static void check_program(void)
     CHECK(readlink("/proc/self/exe", shown, sizeof shown - 1) > 0 && strcmp(shown, exe) == 0,
           "the program shows as %s", shown);
     MUST(stat("/proc/self/exe", &st) == 0);
-    CHECK(st.st_nlink == 0 && (uint64_t)st.st_size == bytes, "the program: %lu links, %ld bytes",
-          st.st_nlink, st.st_size);
+    CHECK(st.st_nlink == is_carried() && (uint64_t)st.st_size == bytes,
+          "the program: %lu links, %ld bytes", st.st_nlink, st.st_size);
     CHECK(is_in_maps(exe) && is_in_maps(library), "mappings show other names");
     CHECK(hash_of(mapped, bytes) == hash, "the library is another");
 }
@@ -156,8 +164,8 @@ static void check_directories(void)
     CHECK(open("new", O_CREAT | O_WRONLY, 0600) < 0 && errno == ENOENT, "it lives: %m");
 }
 
-// It can still be executed, also where it is open as what memfd_create() returned.
-static void execute(void)
+// It can still be executed, also where it is open as what memfd_create() returned, and by its name.
+static void execute(const char *name)
 {
     char *const argv[] = {(char *)"program", (char *)"--hello", NULL};
     const pid_t child = fork();
@@ -168,7 +176,7 @@ static void execute(void)
         if (is_memfd())
             fexecve(own, argv, environ);
         else
-            execv("/proc/self/exe", argv);
+            execv(name, argv);
         _exit(errno);
     }
     MUST(waitpid(child, &status, 0) == child);
@@ -193,6 +201,8 @@ int main(int argc, char **argv)
         check_program();
         check_directories();
     } while (!subject_asked());
-    execute();
+    execute("/proc/self/exe");
+    if (is_carried())
+        execute(exe);
     subject_pass();
 }

@@ -109,7 +109,7 @@ static long call_of(pid_t tid)
     char path[64], text[32];
     long nr;
 
-    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
+    snprintf(path, sizeof path, "/proc/%d/syscall", (int)tid);
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     const ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
 

@@ -67,7 +67,7 @@ _Noreturn void subject_fail(const char *format, ...) __attribute__((format(print
 uint64_t subject_now(clockid_t clock); // nanoseconds
 void subject_sleep_ms(unsigned ms);
 
-// Waits until a thread of the process sleeps in this system call. Not while it may be moved.
+// Waits until a thread, of any process, sleeps in this system call. Not while it may be moved.
 void subject_await_call(pid_t tid, long nr);
 
 // By how much the wall clock is ahead of CLOCK_MONOTONIC. A move may change it.
