@@ -77,8 +77,10 @@ void agent_time_plan(AgentRestore *r)
     for (guint i = 1; i < r->procs->len; i++) {
         const AgentProc *p = g_ptr_array_index(r->procs, i);
 
-        if (p->rec->timens_monotonic_ns != root->rec->timens_monotonic_ns ||
-            p->rec->timens_boottime_ns != root->rec->timens_boottime_ns)
+        // Who has ended has given up its namespaces and knows no time.
+        if (p->rec->state != FMT_PROC_ZOMBIE &&
+            (p->rec->timens_monotonic_ns != root->rec->timens_monotonic_ns ||
+             p->rec->timens_boottime_ns != root->rec->timens_boottime_ns))
             agent_refuse(r, "time-namespace", p->rec->pid, -1,
                          "it is in another time namespace than its parent");
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Clocks of a restored process go on from where they were, plus the time that really passed.
+// Clocks of a restored process go on from where they were, plus the time that really passed, each
+// time it is moved.
 #include "guestagent/engine.h"
 
 #define S G_GINT64_CONSTANT(1000000000)
@@ -26,6 +27,29 @@ static void test_offset(const void *data)
     g_assert_cmpint(rows[i].now_ns + offset, ==, rows[i].then_ns);
 }
 
+// Of a tree that has been moved before: its processes are in a time namespace with offsets. Who has
+// ended is in none.
+static void test_namespaces(void)
+{
+    g_autoptr(FmtImage) img = fmt_image_new();
+    g_autoptr(GPtrArray) procs = g_ptr_array_new();
+    g_autoptr(GPtrArray) refusals = agent_refusal_list_new(), notes = agent_refusal_list_new();
+    struct fmt_proc root = {.pid = 10, .timens_monotonic_ns = -7 * S, .timens_boottime_ns = 3 * S};
+    struct fmt_proc zombie = {.pid = 11, .state = FMT_PROC_ZOMBIE}, stray = {.pid = 12};
+    AgentProc of_root = {.rec = &root}, of_zombie = {.rec = &zombie}, of_stray = {.rec = &stray};
+    AgentRestore r = {.img = img, .procs = procs, .refusals = refusals, .notes = notes};
+
+    g_ptr_array_add(procs, &of_root);
+    g_ptr_array_add(procs, &of_zombie);
+    agent_time_plan(&r);
+    g_assert_cmpuint(refusals->len, ==, 0);
+
+    g_ptr_array_add(procs, &of_stray);
+    agent_time_plan(&r);
+    g_assert_cmpuint(refusals->len, ==, 1);
+    g_assert_cmpuint(((struct agent_refusal *)refusals->pdata[0])->pid, ==, 12);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -34,5 +58,6 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, GSIZE_TO_POINTER(i), test_offset);
     }
+    g_test_add_func("/agent/time/namespaces", test_namespaces);
     return g_test_run();
 }
