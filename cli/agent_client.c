@@ -221,10 +221,14 @@ static bool check_ack(CliAgent *a, GError **error)
 }
 
 // One sentence: what is missing, and the command that puts it there.
-static void set_absent(VmmMachine *vm, const char *target, const char *why, GError **error)
+static void set_absent(VmmMachine *vm, const char *target, const char *words, const char *why,
+                       GError **error)
 {
+    const char *place = words;
+
     // By its name: when it is shut down its id is gone.
-    const char *place = g_str_has_prefix(target, "qmp:") ? "./DISK" : vmm_machine_name(vm);
+    if (strcmp(target, words) == 0)
+        place = g_str_has_prefix(target, "qmp:") ? "./DISK" : vmm_machine_name(vm);
 
     g_set_error(error, CLI_ERROR, CLI_ERROR_AGENT,
                 "%s: vmgraft-agent does not run in this guest (%s): with the guest shut down, "
@@ -232,24 +236,39 @@ static void set_absent(VmmMachine *vm, const char *target, const char *why, GErr
                 target, why, place);
 }
 
+GSocketConnection *cli_agent_open_channel(VmmMachine *vm, const char *target, const char *words,
+                                          GError **error)
+{
+    g_autoptr(GError) why = NULL;
+    GSocketConnection *channel = vmm_machine_open_channel(vm, AGENT_PORT_NAME, &why);
+
+    if (channel)
+        return channel;
+    if (g_error_matches(why, VMM_ERROR, VMM_ERROR_ABSENT))
+        set_absent(vm, target, words, why->message, error);
+    else
+        g_propagate_prefixed_error(error, g_steal_pointer(&why), "%s: ", target);
+    return NULL;
+}
+
 CliAgent *cli_agent_connect(struct cli *cli, VmmMachine *vm, const char *target, int64_t timeout_ms,
                             GError **error)
 {
+    GSocketConnection *channel = cli_agent_open_channel(vm, target, target, error);
+
+    return channel ? cli_agent_attach(cli, channel, target, timeout_ms, error) : NULL;
+}
+
+CliAgent *cli_agent_attach(struct cli *cli, GSocketConnection *channel, const char *target,
+                           int64_t timeout_ms, GError **error)
+{
     g_autoptr(CliAgent) a = g_new0(CliAgent, 1);
-    g_autoptr(GError) why = NULL;
     uint64_t session = 0;
 
     a->cli = cli;
     a->target = g_strdup(target);
     a->timeout_ns = timeout_ms * 1000000;
-    a->connection = vmm_machine_open_channel(vm, AGENT_PORT_NAME, &why);
-    if (!a->connection) {
-        if (g_error_matches(why, VMM_ERROR, VMM_ERROR_ABSENT))
-            set_absent(vm, target, why->message, error);
-        else
-            g_propagate_prefixed_error(error, g_steal_pointer(&why), "%s: ", target);
-        return NULL;
-    }
+    a->connection = channel;
     g_socket_set_blocking(g_socket_connection_get_socket(a->connection), FALSE);
     a->fd = g_socket_get_fd(g_socket_connection_get_socket(a->connection));
     a->wire = agent_wire_new(AGENT_SIDE_HOST);

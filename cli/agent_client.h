@@ -29,6 +29,14 @@ struct cli_agent_info {
     const char *held; // what it keeps for a move that was interrupted; NULL for nothing
 };
 
+// The channel of the agent in this guest. The error says which command installs it where it is
+// missing; words: how a command line names the target.
+GSocketConnection *cli_agent_open_channel(VmmMachine *vm, const char *target, const char *words,
+                                          GError **error);
+// A session over a channel, which is taken over, also on failure.
+CliAgent *cli_agent_attach(struct cli *cli, GSocketConnection *channel, const char *target,
+                           int64_t timeout_ms, GError **error);
+// Both.
 CliAgent *cli_agent_connect(struct cli *cli, VmmMachine *vm, const char *target, int64_t timeout_ms,
                             GError **error);
 void cli_agent_free(CliAgent *a); // NULL-safe

@@ -35,6 +35,8 @@ static GOptionContext *make_context(struct cli *cli, const GOptionEntry *entries
         allow ? allow : "", allow ? "\n" : "", "Examples:\n", cmd->examples,
         cmd->has_target
             ? "\n\nTargets: NAME, a domain of libvirt (name, UUID or id; see --connect);\n"
+              "         --connect qemu+ssh://[USER@]HOST[:PORT]/system: of another host, by the\n"
+              "         vmgraft that is installed there;\n"
               "         qmp:/path/to/socket, a QEMU process by its QMP socket."
             : "",
         "\n\nExit status: 0 done, 1 failed, 2 usage, 3 refused (the reasons are on stderr).", NULL);
@@ -46,6 +48,7 @@ static GOptionContext *make_context(struct cli *cli, const GOptionEntry *entries
     const GOptionEntry target[] = {
         {"connect", 'c', 0, G_OPTION_ARG_STRING, &cli->connect,
          "Where targets that are domains live (default: as virsh has it)", "URI"},
+        {"connect-here", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &cli->here, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
     const GOptionEntry json[] = {
@@ -84,6 +87,10 @@ bool cli_parse(struct cli *cli, const GOptionEntry *entries, int argc, char **ar
             argc--;
             break;
         }
+    }
+    if (cli->here) {
+        g_free(cli->connect);
+        cli->connect = g_strdup(cli->here);
     }
     cli->operands = argv + 1;
     cli->n_operands = argc - 1;

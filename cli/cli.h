@@ -32,6 +32,9 @@ struct cli {
     const struct cli_command *command;
     bool json, quiet, verbose;
     char *connect; // libvirt URI for targets that are domains, NULL: libvirt's default
+    char **words;  // the command line, from the command's name on
+    char *here;    // run for a vmgraft of another host (remote.h): this is connect, as it is here;
+                   // images, and the channel of a move, are on descriptor 3
     char **operands;
     int n_operands;
     int signal_fd;  // see signals.h; -1: signals end the process at once

@@ -6,6 +6,7 @@
 #include "cli/agent_client.h"
 #include "cli/agent_install.h"
 #include "cli/arrival.h"
+#include "cli/remote.h"
 #include "cli/signals.h"
 
 static bool print_status(struct cli *cli, CliAgent *agent, GError **error)
@@ -161,6 +162,14 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
 
     if (!cli_parse(cli, entries, argc, argv, &exit))
         return exit;
+    if (!cli_agent_is_disk(cli->operands[1]) &&
+        cli_remote_wanted(cli, cli->operands[1], cli->connect)) {
+        if (!agent)
+            return cli_remote_delegate(cli, NULL, (struct cli_remote_image){-1, -1});
+        fail_usage(&error, "--agent %s is a file of this host, and the domain is on another",
+                   agent);
+        return cli_fail(cli, error);
+    }
     struct cli_agent_place place = {.agent = agent, .format = format};
 
     return act(cli, timeout, &place, &error) ? cli_done(cli) : cli_fail(cli, error);

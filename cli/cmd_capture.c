@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // vmgraft capture: a process tree of a guest becomes an image.
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -7,6 +8,7 @@
 #include "cli/diskread.h"
 #include "cli/output.h"
 #include "cli/refusal.h"
+#include "cli/remote.h"
 #include "cli/select.h"
 #include "cli/signals.h"
 #include "formats/stream.h"
@@ -82,10 +84,26 @@ static void report_losses(const FmtImage *img)
     }
 }
 
+// On the host of the domain; the image comes here.
+static enum cli_exit capture_there(struct cli *cli, const struct options *o)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CliOutput) out = cli_output_open(o->output, &error);
+    enum cli_exit exit;
+
+    if (!out)
+        return cli_fail(cli, error);
+    exit = cli_remote_delegate(
+        cli, NULL, (struct cli_remote_image){-1, fcntl(cli_output_fd(out), F_DUPFD_CLOEXEC, 3)});
+    if (exit == CLI_EXIT_DONE && !cli_output_commit(out, &error))
+        return cli_fail(cli, error);
+    return exit;
+}
+
 static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GError **error)
 {
     g_auto(cli_guest) guest = {0};
-    g_autoptr(CliOutput) out = cli_output_open(o->output, error);
+    g_autoptr(CliOutput) out = cli->here ? cli_output_here() : cli_output_open(o->output, error);
     g_autoptr(CliDiskReader) disks = NULL;
     g_autoptr(FmtImage) img = NULL;
     struct cli_capture_stats stats;
@@ -149,7 +167,11 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     enum cli_exit exit;
 
     if (cli_parse(cli, entries, argc, argv, &exit)) {
-        if (check(cli, &o, &error) && capture(cli, &o, reasons, &error))
+        const bool checked = check(cli, &o, &error);
+
+        if (checked && cli_remote_wanted(cli, cli->operands[0], cli->connect))
+            exit = capture_there(cli, &o);
+        else if (checked && capture(cli, &o, reasons, &error))
             exit = cli_done(cli);
         else
             exit = cli_fail_refused(cli, error, reasons);

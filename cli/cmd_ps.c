@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "cli/guest.h"
+#include "cli/remote.h"
 #include "introspect/process.h"
 
 static struct json_object *process_json(const struct intro_process *p)
@@ -64,6 +65,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
 
     if (!cli_parse(cli, entries, argc, argv, &exit))
         return exit;
+    if (cli_remote_wanted(cli, cli->operands[0], cli->connect))
+        return cli_remote_delegate(cli, NULL, (struct cli_remote_image){-1, -1});
     if (!cli_guest_open(cli, cli->operands[0], &guest, &error) || !cli_guest_pause(&guest, &error))
         return cli_fail(cli, error);
     list = intro_list_processes(guest.kernel, true, &error);

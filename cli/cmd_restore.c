@@ -7,6 +7,7 @@
 #include "cli/arrival.h"
 #include "cli/input.h"
 #include "cli/place.h"
+#include "cli/remote.h"
 #include "cli/signals.h"
 #include "formats/stream.h"
 
@@ -31,7 +32,7 @@ static bool probe(struct cli *cli, const struct restore *r, GError **error)
     g_auto(cli_guest) target = {0};
     g_autoptr(CliAgent) agent = NULL;
 
-    if (!cli_guest_open_target(cli, cli->operands[1], false, &target, error))
+    if (!cli_guest_open_target(cli, cli->operands[1], cli->connect, false, &target, error))
         return false;
     agent = cli_agent_connect(cli, target.vm, cli->operands[1], r->timeout_ms, error);
     return agent != NULL;
@@ -44,12 +45,14 @@ static bool restore(struct cli *cli, struct restore *r, GError **error)
     g_autoptr(CliAgent) agent = NULL;
     bool placeable;
 
-    if (strcmp(cli->operands[0], "-") == 0 && !isatty(STDIN_FILENO) && !probe(cli, r, error))
+    if ((cli->here || (strcmp(cli->operands[0], "-") == 0 && !isatty(STDIN_FILENO))) &&
+        !probe(cli, r, error))
         return false;
-    img = cli_load_image(cli->operands[0], error);
+    img = cli->here ? cli_load_image_here(error) : cli_load_image(cli->operands[0], error);
     placeable = img && cli_place_bytes(img) >= CLI_PLACE_MIN_BYTES;
 
-    if (!img || !cli_guest_open_target(cli, cli->operands[1], placeable, &target, error))
+    if (!img ||
+        !cli_guest_open_target(cli, cli->operands[1], cli->connect, placeable, &target, error))
         return false;
     const struct cli_agent_restore_options options = {
         .new_pid_namespace = r->new_pid_namespace,
@@ -69,6 +72,17 @@ static bool restore(struct cli *cli, struct restore *r, GError **error)
                  "as soon as it notices that we are gone",
                  cli->operands[1]);
     return false;
+}
+
+// On the host of the domain; the image comes from here.
+static enum cli_exit restore_there(struct cli *cli)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = cli_open_image(cli->operands[0], &error);
+
+    if (fd < 0)
+        return cli_fail(cli, error);
+    return cli_remote_delegate(cli, NULL, (struct cli_remote_image){fd, -1});
 }
 
 static void report(struct cli *cli, const struct restore *r)
@@ -104,6 +118,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
 
     if (!cli_parse(cli, entries, argc, argv, &exit))
         return exit;
+    if (cli_remote_wanted(cli, cli->operands[1], cli->connect))
+        return restore_there(cli);
     if (!cli_check_seconds(timeout, "--agent-timeout", &r.timeout_ms, &error) ||
         !restore(cli, &r, &error))
         return cli_fail_refused(cli, error, reasons);

@@ -2,6 +2,7 @@
 // vmgraft show: one process of a guest in detail.
 #include "cli/capture.h"
 #include "cli/image_text.h"
+#include "cli/remote.h"
 #include "cli/select.h"
 #include "cli/signals.h"
 #include "formats/export.h"
@@ -18,6 +19,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
 
     if (!cli_parse(cli, NULL, argc, argv, &exit))
         return exit;
+    if (cli_remote_wanted(cli, cli->operands[0], cli->connect))
+        return cli_remote_delegate(cli, NULL, (struct cli_remote_image){-1, -1});
     if (!cli_select_check(cli->operands[1], &error) ||
         !cli_guest_open(cli, cli->operands[0], &guest, &error) ||
         !cli_select(cli, &guest, cli->operands[1], &options.pid, &error))

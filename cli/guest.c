@@ -21,10 +21,10 @@ bool cli_guest_open(struct cli *cli, const char *target, struct cli_guest *ret, 
     return true;
 }
 
-bool cli_guest_open_target(struct cli *cli, const char *target, bool find_kernel,
+bool cli_guest_open_target(struct cli *cli, const char *target, const char *uri, bool find_kernel,
                            struct cli_guest *ret, GError **error)
 {
-    g_autoptr(VmmMachine) vm = vmm_machine_open(target, cli->connect, error);
+    g_autoptr(VmmMachine) vm = vmm_machine_open(target, uri, error);
     g_autoptr(GError) why = NULL;
 
     if (!vm)

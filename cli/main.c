@@ -6,12 +6,20 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/remote.h"
 #include "cli/signals.h"
 #include "cli/version.h"
 
 static const struct cli_command *const commands[] = {
     &cli_cmd_ps,      &cli_cmd_show,    &cli_cmd_capture, &cli_cmd_inspect, &cli_cmd_verify,
     &cli_cmd_convert, &cli_cmd_restore, &cli_cmd_migrate, &cli_cmd_agent,
+};
+
+// For one vmgraft that runs another; not in the help page.
+static const struct cli_command *const inner[] = {
+    &cli_cmd_remote_helper,
+    &cli_cmd_remote_link,
+    &cli_cmd_remote_channel,
 };
 
 static const char intro[] =
@@ -33,6 +41,10 @@ static const struct cli_command *find(const char *name)
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
         if (strcmp(commands[i]->name, name) == 0)
             return commands[i];
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(inner); i++) {
+        if (strcmp(inner[i]->name, name) == 0)
+            return inner[i];
     }
     return NULL;
 }
@@ -94,13 +106,15 @@ static void print_help(FILE *to)
 
 static enum cli_exit run(const struct cli_command *command, int argc, char **argv)
 {
-    struct cli cli = {.command = command, .signal_fd = -1};
+    struct cli cli = {.command = command, .signal_fd = -1, .words = g_strdupv(argv)};
     g_autofree char *name = g_strdup_printf("vmgraft %s", command->name);
     enum cli_exit result;
 
     g_set_prgname(name);
     result = command->run(&cli, argc, argv);
     g_free(cli.connect);
+    g_free(cli.here);
+    g_strfreev(cli.words);
     // What was interrupted ends by the signal; what had been completed all the same does not.
     if (cli.signal != 0 && result != CLI_EXIT_DONE) {
         fflush(stdout);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/agent_client.h"
+#include "cli/channel.h"
 #include "cli/place.h"
 #include "cli/refusal.h"
 #include "cli/select.h"
@@ -29,7 +30,7 @@ enum phase {
 struct move {
     struct cli *cli;
     struct cli_move_options *options;
-    const char *source_name, *target_name;
+    const char *source_name, *target_name; // as shown
     cli_guest source;
     cli_guest target;
     CliAgent *source_agent, *target_agent; // source_agent is NULL for a copy
@@ -74,25 +75,67 @@ static bool connect_source_agent(struct move *m, GError **error)
     return refuse(m, error, "source-agent", text);
 }
 
+static bool is_far(const struct move *m)
+{
+    const struct cli_move_side *target = &m->options->target;
+
+    return m->options->target_channel >= 0 ||
+           cli_remote_wanted(m->cli, target->operand, target->uri);
+}
+
+// The channel to an agent that is not reached from this process.
+static GSocketConnection *open_channel(struct move *m, GError **error)
+{
+    const struct cli_move_side *target = &m->options->target;
+    int fd = m->options->target_channel;
+
+    if (m->cli->here && fd < 0) {
+        g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED, "%s: the way there is gone", target->shown);
+        return NULL;
+    }
+    m->options->target_channel = -1; // it can be taken once
+    if (fd < 0 && !cli_channel_start(m->cli, target->operand, target->uri, &fd, error))
+        return NULL;
+    return cli_channel_await(m->cli, fd, error);
+}
+
+static bool connect_target(struct move *m, GError **error)
+{
+    const int64_t timeout_ms = m->options->timeout_ms;
+    GSocketConnection *channel;
+
+    if (m->target.vm) {
+        m->target_agent =
+            cli_agent_connect(m->cli, m->target.vm, m->target_name, timeout_ms, error);
+    } else {
+        channel = open_channel(m, error);
+        if (channel)
+            m->target_agent = cli_agent_attach(m->cli, channel, m->target_name, timeout_ms, error);
+    }
+    return m->target_agent != NULL;
+}
+
 static bool open_both(struct move *m, GError **error)
 {
+    const struct cli_move_side *source = &m->options->source, *target = &m->options->target;
     struct cli *cli = m->cli;
 
-    if (strcmp(m->source_name, m->target_name) == 0) {
+    if (strcmp(source->operand, target->operand) == 0 && g_strcmp0(source->uri, target->uri) == 0 &&
+        !is_far(m)) {
         g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE, "source and target are the same guest");
         return false;
     }
-    if (!cli_guest_open_target(cli, m->target_name, true, &m->target, error) ||
-        !cli_guest_open(cli, m->source_name, &m->source, error))
+    if ((!is_far(m) &&
+         !cli_guest_open_target(cli, target->operand, target->uri, true, &m->target, error)) ||
+        !cli_guest_open(cli, source->operand, &m->source, error))
         return false;
+    m->source.target = m->source_name;
     cli_signals_hold(cli);
     if (!cli_select(cli, &m->source, m->options->process, &m->options->pid, error))
         return false;
     if (!m->options->copy && !connect_source_agent(m, error))
         return false;
-    m->target_agent =
-        cli_agent_connect(cli, m->target.vm, m->target_name, m->options->timeout_ms, error);
-    return m->target_agent != NULL;
+    return connect_target(m, error);
 }
 
 // A freeze wakes up who sleeps. One who is expected to sleep on is told for how long; others start
@@ -212,11 +255,10 @@ static bool hold(struct move *m, GError **error)
     if (m->options->copy)
         return true;
     note = g_strdup_printf("pid %u of %s", m->options->pid, m->source_name);
-    // Ctrl-C that has come by now stops the move for the last time.
-    if (!cli_agent_hold(m->target_agent, note, error) || cli_signals_check(m->cli, error))
-        return false;
+    // Also where no answer comes back.
     m->phase = PHASE_HELD;
-    return true;
+    // Ctrl-C that has come by now stops the move for the last time.
+    return cli_agent_hold(m->target_agent, note, error) && !cli_signals_check(m->cli, error);
 }
 
 /* ---- beyond the point of no return ---- */
@@ -315,24 +357,28 @@ static bool finish(struct move *m, GError **error)
         "%s: it is not known whether the original is dead; %s holds the copy, stopped. Look "
         "with 'vmgraft ps %s', then 'vmgraft agent release %s' if it is dead, 'vmgraft "
         "agent abort %s' if it lives",
-        m->source_name, m->target_name, m->source_name, m->target_name, m->target_name);
+        m->source_name, m->target_name, m->options->source.words, m->options->target.words,
+        m->options->target.words);
     return false;
 }
 
-// The original is dead and the target does not answer: once more, on a new channel.
-static bool release_again(struct move *m, GError **error)
+// The target does not answer: once more, on a new channel, to one that holds the copy.
+static bool connect_again(struct move *m, GError **error)
 {
     g_clear_pointer(&m->target_agent, cli_agent_free);
-    m->target_agent =
-        cli_agent_connect(m->cli, m->target.vm, m->target_name, m->options->timeout_ms, error);
-    return m->target_agent && cli_agent_info(m->target_agent)->held &&
-           cli_agent_release(m->target_agent, m->result->pids, error);
+    return connect_target(m, error) && cli_agent_info(m->target_agent)->held;
+}
+
+static bool release_again(struct move *m, GError **error)
+{
+    return connect_again(m, error) && cli_agent_release(m->target_agent, m->result->pids, error);
 }
 
 // The last copy that is certain is the one in our memory: it becomes a file.
 static void rescue(struct move *m)
 {
-    g_autofree char *path = g_strdup_printf("vmgraft-rescue-%u.vmg", m->options->pid);
+    g_autofree char *folder = g_get_current_dir();
+    g_autofree char *path = g_strdup_printf("%s/vmgraft-rescue-%u.vmg", folder, m->options->pid);
     g_autoptr(GError) error = NULL;
 
     if (fmt_save(m->img, path, NULL, NULL, &error))
@@ -357,7 +403,7 @@ static bool release(struct move *m, GError **error)
     g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
                 "%s: the original is dead, and whether the copy runs here is not known: look with "
                 "'vmgraft ps %s'",
-                m->target_name, m->target_name);
+                m->target_name, m->options->target.words);
     rescue(m);
     return false;
 }
@@ -376,7 +422,7 @@ static void roll_back(struct move *m)
         cli_warn("%s: the agent does not confirm that nothing is left there%s%s", m->target_name,
                  m->phase == PHASE_HELD ? "; when it answers again: vmgraft agent abort "
                                         : "; it cleans up as soon as it notices that we are gone",
-                 m->phase == PHASE_HELD ? m->target_name : "");
+                 m->phase == PHASE_HELD ? m->options->target.words : "");
     }
     if (m->options->copy)
         return;
@@ -397,9 +443,8 @@ void cli_move_result_clear(struct cli_move_result *r)
     g_clear_pointer(&r->notes, g_ptr_array_unref);
 }
 
-bool cli_move(struct cli *cli, const char *source, const char *target,
-              struct cli_move_options *options, struct cli_move_result *ret, GPtrArray *reasons,
-              GError **error)
+bool cli_move(struct cli *cli, struct cli_move_options *options, struct cli_move_result *ret,
+              GPtrArray *reasons, GError **error)
 {
     static bool (*const steps[])(struct move * m, GError * *error) = {
         open_both, freeze, capture, restore, hold, finish, release,
@@ -407,8 +452,8 @@ bool cli_move(struct cli *cli, const char *source, const char *target,
     struct move m = {
         .cli = cli,
         .options = options,
-        .source_name = source,
-        .target_name = target,
+        .source_name = options->source.shown,
+        .target_name = options->target.shown,
         .pids = g_array_new(FALSE, FALSE, sizeof(uint32_t)),
         .reasons = reasons,
         .result = ret,

@@ -19,7 +19,18 @@
  * release RELEASE         ------->  lets it run
  *                                          <-------  RELEASED            done
  */
+// One side of a move, as its user knows it.
+struct cli_move_side {
+    const char *operand;
+    const char *uri;   // of libvirt, NULL: as virsh has it
+    const char *shown; // for messages
+    const char *words; // for a command line that names it
+};
+
 struct cli_move_options {
+    struct cli_move_side source, target;
+    int target_channel;  // a stream to remote-channel (channel.h), taken over; -1: the target is a
+                         // guest of this host
     const char *process; // see select.h; pid is what it turned out to be
     uint32_t pid;
     bool copy; // the original lives on: no freeze, no finish
@@ -43,6 +54,5 @@ void cli_move_result_clear(struct cli_move_result *r);
 
 // Moves; reasons (char *) as in cli_capture. When it fails, what has become of both sides was said
 // in notes on stderr, unless the source simply goes on and nothing is left in the target.
-bool cli_move(struct cli *cli, const char *source, const char *target,
-              struct cli_move_options *options, struct cli_move_result *ret, GPtrArray *reasons,
-              GError **error);
+bool cli_move(struct cli *cli, struct cli_move_options *options, struct cli_move_result *ret,
+              GPtrArray *reasons, GError **error);

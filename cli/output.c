@@ -16,7 +16,8 @@
 #define WRITE_BYTES  (1u << 20) // at most in one call, so that a signal is seen soon
 
 struct CliOutput {
-    FmtOutfile *file; // NULL: standard output
+    FmtOutfile *file; // NULL: fd, standard output or what stands for it
+    int fd;
     char *name;
     uint8_t *buffer;
     size_t used;
@@ -36,6 +37,7 @@ CliOutput *cli_output_open(const char *path, GError **error)
                         "redirect it, or give a file with -o");
             return NULL;
         }
+        out->fd = STDOUT_FILENO;
         out->name = g_strdup("standard output");
     } else {
         out->file = fmt_outfile_new(path, 0, error);
@@ -44,6 +46,15 @@ CliOutput *cli_output_open(const char *path, GError **error)
         out->name = g_strdup(path);
     }
     return g_steal_pointer(&out);
+}
+
+CliOutput *cli_output_here(void)
+{
+    CliOutput *out = g_new0(CliOutput, 1);
+
+    out->fd = 3;
+    out->name = g_strdup("the other host");
+    return out;
 }
 
 void cli_output_free(CliOutput *out)
@@ -60,9 +71,19 @@ bool cli_output_is_stdout(const CliOutput *out)
     return !out->file;
 }
 
+int cli_output_fd(const CliOutput *out)
+{
+    return out->file ? fmt_outfile_fd(out->file) : out->fd;
+}
+
+bool cli_output_commit(CliOutput *out, GError **error)
+{
+    return !out->file || fmt_outfile_commit(out->file, error);
+}
+
 static bool write_all(CliOutput *out, const uint8_t *data, size_t len, GError **error)
 {
-    int fd = out->file ? fmt_outfile_fd(out->file) : STDOUT_FILENO;
+    int fd = cli_output_fd(out);
 
     while (len > 0) {
         struct pollfd fds[] = {{fd, POLLOUT, 0}, {out->cli->signal_fd, POLLIN, 0}};
@@ -117,5 +138,5 @@ bool cli_output_write(CliOutput *out, struct cli *cli, const FmtImage *img, GErr
     out->buffer = buffer;
     out->progress = progress;
     return fmt_encode(img, write_piece, out, error) && flush(out, error) &&
-           (!out->file || fmt_outfile_commit(out->file, error));
+           cli_output_commit(out, error);
 }

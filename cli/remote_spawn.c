@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Children: ssh, and vmgraft itself.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "cli/remote.h"
+
+// In the child. Ctrl-C is for us to deal with: ssh leaves signals ignored that it finds so.
+static void prepare(gpointer ends_with_us)
+{
+    static const int terminal[] = {SIGINT, SIGTERM, SIGHUP};
+    sigset_t none;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(terminal); i++)
+        signal(terminal[i], SIG_IGN);
+    signal(SIGPIPE, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (ends_with_us)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+bool cli_remote_spawn(char **argv, const int fds[4], bool ends_with_us, GPid *ret, GError **error)
+{
+    const int at[] = {3};
+
+    return g_spawn_async_with_pipes_and_fds(
+        NULL, (const char *const *)argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_SEARCH_PATH,
+        prepare, GINT_TO_POINTER(ends_with_us), fds[0], fds[1], fds[2], &fds[3], at,
+        fds[3] >= 0 ? 1 : 0, ret, NULL, NULL, NULL, error);
+}

@@ -1,0 +1,158 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Moves between two hosts, through ssh: ssh.sh LAB VMGRAFT AGENT MOVE_SUBJECT
+#
+# The hosts are network namespaces of this machine, each with a libvirtd (with_libvirtd) and an sshd
+# of its own, and a third one where the user sits. Keys and configuration live as long as the test.
+set -uo pipefail
+here=$(dirname "$(readlink -f "$0")")
+
+# host NAME WORK: one of the hosts, until the test says stop. Run by with_libvirtd.
+if [ "$1" = host ]; then
+    name=$2 work=$3
+    ip link set lo up
+    mkdir -p /run/sshd
+    cat >"$work/$name.sshd" <<END
+HostKey $work/$name.key
+AuthorizedKeysFile $work/user.key.pub
+PidFile $work/$name.sshd.pid
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+StrictModes no
+UsePAM no
+PrintMotd no
+END
+    mkfifo "$work/$name.stop"
+    /usr/sbin/sshd -f "$work/$name.sshd" -E "$work/$name.sshd.log" || exit 1
+    echo $$ >"$work/$name.new" && mv "$work/$name.new" "$work/$name.pid"
+    read -r _ <"$work/$name.stop"
+    kill "$(cat "$work/$name.sshd.pid")"
+    exit 0
+fi
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "needs root"
+    exit 77
+fi
+if [ "${SSH_TEST-}" != inside ]; then
+    "$1" fetch bookworm || exit 1 # there is no network inside
+    SSH_TEST=inside exec unshare --net "$0" "$@"
+fi
+
+. "$here/move_subject.sh"
+lab=$1 vmgraft=$2 agent=$3 subject=$4
+a=ssh-a-$$ b=ssh-b-$$
+work=$(mktemp -d)
+chmod 755 "$work"
+
+# on HOST COMMAND...: as root there.
+on() {
+    nsenter --mount --net --target "$(cat "$work/$1.pid")" -- \
+        env LIBVIRT_DEFAULT_URI=qemu:///system PATH="$PATH" "${@:2}"
+}
+
+tidy() {
+    on hosta "$lab" down "$a"
+    on hostb "$lab" down "$b"
+    for name in hosta hostb; do
+        [ ! -p "$work/$name.stop" ] || echo stop >"$work/$name.stop"
+    done
+    wait
+    rm -rf "$work"
+}
+trap tidy EXIT
+
+fail() {
+    echo "FAIL: $*"
+    cat "$work/err" 2>/dev/null
+    tail -n 5 "$work"/*.sshd.log
+    exit 1
+}
+
+# shellcheck source=tests/vm/expect.sh
+. "$here/expect.sh"
+
+# works GUEST WHAT: the subject is there, unhurt, and gets on.
+works() {
+    gets_on "$1" || fail "$2: the subject does not get on in $1"
+    echo "ok: $2"
+}
+
+# absent GUEST WHAT: nothing of the subject is left there.
+absent() {
+    "$lab" exec "$1" -- kill -0 "$pid" 2>/dev/null && fail "$2: it is still in $1"
+}
+
+# ssh is found by the name that virsh users would give it in the URI.
+cat >"$work/config" <<END
+IdentityFile $work/user.key
+IdentitiesOnly yes
+UserKnownHostsFile $work/known_hosts
+GlobalKnownHostsFile none
+User root
+Host hosta
+    HostName 10.99.0.2
+Host hostb
+    HostName 10.99.0.3
+Host nowhere
+    HostName 192.0.2.1
+END
+printf '#!/bin/sh\nexec ssh -F %s/config "$@"\n' "$work" >"$work/ssh"
+chmod +x "$work/ssh"
+for key in user hosta hostb other; do
+    ssh-keygen -q -t ed25519 -N "" -f "$work/$key.key" || fail "no key"
+done
+echo "10.99.0.2 $(cat "$work/hosta.key.pub")" >"$work/known_hosts"
+echo "10.99.0.3 $(cat "$work/hostb.key.pub")" >>"$work/known_hosts"
+
+# The user's place has the switch.
+ip link set lo up
+ip link add switch type bridge && ip link set switch up && ip addr add 10.99.0.1/24 dev switch ||
+    fail "no bridge"
+n=1
+for name in hosta hostb; do
+    n=$((n + 1))
+    unshare --net "$here/with_libvirtd" "$here/ssh.sh" host $name "$work" >"$work/$name.log" 2>&1 &
+    host=$!
+    until [ -e "$work/$name.pid" ]; do
+        kill -0 $host 2>/dev/null || fail "$name does not come up: $(cat "$work/$name.log")"
+        sleep 0.05
+    done
+    ip link add $name type veth peer name net netns "$(cat "$work/$name.pid")" || fail "no network"
+    ip link set $name master switch up
+    on $name ip addr add 10.99.0.$n/24 dev net
+    on $name ip link set net up
+done
+
+parameters="command=$work/ssh&vmgraft=$vmgraft"
+hosta="qemu+ssh://hosta/system?$parameters" hostb="qemu+ssh://hostb/system?$parameters"
+
+on hosta "$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" \
+    --program "$subject=/usr/bin/move_subject" || exit 1
+on hostb "$lab" up "$b" --libvirt qemu:///system --memory 256 --agent "$agent" \
+    --program "$subject=/usr/bin/move_subject" || exit 1
+pid=$("$lab" exec "$a" --detach -- move_subject 16) || exit 1
+until "$lab" exec "$a" -- test -e /tmp/rounds; do sleep 0.1; done
+patient="--deadline=60" agent_patient="--agent-timeout=60"
+
+# Looks from afar.
+status 0 "$vmgraft" ps -c "$hosta" "$a"
+grep -q move_subject "$work/out" || fail "ps does not show the subject"
+status 0 "$vmgraft" show --json -c "$hosta" "$a" "$pid"
+status 0 "$vmgraft" agent status -c "$hostb" "$b"
+status 0 "$vmgraft" capture $patient -c "$hosta" "$a" "$pid" -o "$work/a.vmg"
+status 0 "$vmgraft" verify "$work/a.vmg"
+works "$a" "captured from afar"
+
+# From here to there, from there to here, from there to there.
+status 0 on hosta "$vmgraft" migrate $agent_patient "$a" "$pid" "$b" --connect-to "$hostb"
+absent "$a" "moved to another host"
+works "$b" "moved to another host"
+status 0 on hosta "$vmgraft" migrate $agent_patient -c "$hostb" "$b" "$pid" "$a" --connect-to qemu:///system
+absent "$b" "moved from another host"
+works "$a" "moved from another host"
+status 0 "$vmgraft" migrate $agent_patient --json -c "$hosta" "$a" "$pid" "$b" --connect-to "$hostb"
+absent "$a" "moved between other hosts"
+works "$b" "moved between other hosts"
+cat "$work/out"
