@@ -214,15 +214,13 @@ static bool is_asleep(pid_t tid)
     return procfs_read_status(tid, &status) && status.state == 'S';
 }
 
-// Lets the thread into its call. Returns true where it sleeps there, false where it has stopped
+// Watches a thread in its call. Returns true where it sleeps there, false where it has stopped
 // again.
-static bool go_in(AgentTask *t)
+static bool stays_in(AgentTask *t)
 {
     const int64_t until = g_get_monotonic_time() + PATIENCE_US;
     int status;
 
-    if (ptrace(PTRACE_SYSCALL, t->tracee.tid, NULL, NULL) < 0)
-        return false;
     while (g_get_monotonic_time() < until) {
         if (waitpid(t->tracee.tid, &status, __WALL | WNOHANG) == t->tracee.tid) {
             if (WIFSTOPPED(status) && status >> 8 < 0x80)
@@ -234,6 +232,18 @@ static bool go_in(AgentTask *t)
         g_usleep(LOOK_US);
     }
     return true; // it works, if only for a long time
+}
+
+// The call has ended while the place of its timeout got its own contents back. What the kernel has
+// written there, or would have, takes their place.
+static void write_back(const AgentTask *t)
+{
+    struct user_regs_struct regs;
+    struct rest rest = rest_of(t);
+
+    if (ptrace(PTRACE_GETREGS, t->tracee.tid, NULL, &regs) == 0 && regs.rax == 0)
+        memset(rest.bytes, 0, rest.n); // timed out
+    put(t, &rest);
 }
 
 // With its tracer it shall not die, and its filters hold again.
@@ -251,11 +261,20 @@ static void enter_with_rest(AgentTask *t)
     if (!there)
         agent_note(t->proc->r, "timeout", t->proc->rec->pid, -1,
                    "thread %" PRIu64 " starts the timeout of its call over", t->rec->tid);
-    if (there && go_to_entry(t) && (!millis || set_millis(t)))
-        t->asleep = go_in(t);
-    // What the kernel writes back itself it writes when the call ends.
-    if (there && !millis && (t->rec->restart_arg2 || t->asleep))
+    if (there && go_to_entry(t) && (!millis || set_millis(t)) &&
+        ptrace(PTRACE_SYSCALL, t->tracee.tid, NULL, NULL) == 0)
+        t->asleep = stays_in(t);
+    if (!there || millis)
+        return;
+    if (t->rec->restart_arg2) {
         put(t, &before);
+    } else if (t->asleep) {
+        // The kernel writes back itself when the call ends, which may be meanwhile.
+        put(t, &before);
+        t->asleep = stays_in(t);
+        if (!t->asleep)
+            write_back(t);
+    }
 }
 
 void agent_entries(AgentRestore *r)
