@@ -91,11 +91,11 @@ class Round:
             raise Failure(f"vmgraft {words[1]}: exit code {done.returncode}: {done.stderr.strip()}")
         return json.loads(done.stdout)
 
-    def _move(self, mode):
-        """Moves the process; returns the facts of the part that paused A."""
-        source, target, pid = self.pair.a.target, self.pair.b.target, str(self.pids[self.pair.a])
+    def _move(self, mode, begin, end):
+        """Moves the process; returns the facts of the part that paused the guest where it began."""
+        source, target, pid = begin.target, end.target, str(self.pids[begin])
         if not self.subject.refused:
-            self.pids[self.pair.b] = int(pid)
+            self.pids[end] = int(pid)
         if mode == "capture":
             image = str(self.folder / "image.vmg")
             facts = self._vmgraft("capture", *DEADLINE, *self.subject.options, source, pid, "-o", image)
@@ -106,25 +106,39 @@ class Round:
                              *(["--copy"] if mode == "copy" else []), *self.subject.options,
                              source, pid, target)
 
-    def run(self, mode, random):
-        """Returns the pause of A in milliseconds."""
+    def _hop(self, random, begin, end):
+        """Moves the process, and then it is nowhere else."""
+        self._pause(random)
+        facts = self._move("migrate", begin, end)
+        left = facts and begin.shell(f"cat /proc/{self.pids[begin]}/cmdline 2>/dev/null; exit 0")
+        if left:
+            raise Failure(f"after the move the original still lives: {left!r}")
+        return facts
+
+    def _pause(self, random):
+        delay = random.uniform(0, MAX_DELAY_S)
+        self.log.write(f"delay {delay:.3f} s\n")
+        time.sleep(delay)
+
+    def run(self, mode, hops, random):
+        """Returns the pause of the guest that it left last, in milliseconds."""
         a, b = self.pair.a, self.pair.b
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(self._make_workdir, (a, b)))
         self._start()
-        delay = random.uniform(0, MAX_DELAY_S)
-        self.log.write(f"delay {delay:.3f} s\n")
-        time.sleep(delay)
-        facts = self._move(mode)
+        if mode == "migrate":
+            for number in range(hops):
+                begin, end = (b, a) if number % 2 else (a, b)
+                facts = self._hop(random, begin, end)
+                if not facts:
+                    break
+            asked = [(end, "moved")]
+        else:
+            self._pause(random)
+            facts = self._move(mode, a, b)
+            asked = [(a, "original"), (b, "copy")]
         if not facts:
             asked = [(a, "original")]
-        elif mode == "migrate":
-            left = a.shell(f"cat /proc/{self.pids[a]}/cmdline 2>/dev/null; exit 0")
-            if left:
-                raise Failure(f"after the move the original still lives: {left!r}")
-            asked = [(b, "moved")]
-        else:
-            asked = [(a, "original"), (b, "copy")]
         with ThreadPoolExecutor(2) as pool:
             asks = [pool.submit(self._ask, *one) for one in asked]
         for one in asks:
