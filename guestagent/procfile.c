@@ -10,8 +10,22 @@
 
 #include "guestagent/engine.h"
 
-// The process that the path speaks of, NULL for none of ours. *ret_rest is what follows its number.
-static const AgentProc *proc_of(AgentRestore *r, const struct fmt_file *f, const char **ret_rest)
+static const AgentTask *find(const AgentProc *p, uint64_t tid)
+{
+    if (p->rec->pid == tid)
+        return agent_leader(p);
+    for (guint i = 0; i < p->tasks->len; i++) {
+        const AgentTask *t = g_ptr_array_index(p->tasks, i);
+
+        if (t->rec->tid == tid)
+            return t;
+    }
+    return NULL;
+}
+
+// The thread that the path speaks of, a process's main one as a rule; NULL for none of ours.
+// *ret_rest is what follows its number.
+static const AgentTask *task_of(AgentRestore *r, const struct fmt_file *f, const char **ret_rest)
 {
     char *rest = NULL;
     const uint64_t pid = f->path && g_str_has_prefix(f->path, "/proc/")
@@ -19,11 +33,11 @@ static const AgentProc *proc_of(AgentRestore *r, const struct fmt_file *f, const
                              : 0;
 
     for (guint i = 0; pid && i < r->procs->len; i++) {
-        const AgentProc *p = g_ptr_array_index(r->procs, i);
+        const AgentTask *t = find(g_ptr_array_index(r->procs, i), pid);
 
-        if (p->rec->pid == pid && (*rest == '/' || !*rest)) {
+        if (t && (*rest == '/' || !*rest)) {
             *ret_rest = rest;
-            return p;
+            return t;
         }
     }
     return NULL;
@@ -38,22 +52,17 @@ static char *translate_task(const AgentProc *p, const char *rest)
         return g_strdup(rest);
     const uint64_t tid = g_ascii_strtoull(rest + 6, &after, 10);
 
-    for (guint i = 0; i < p->tasks->len; i++) {
-        const AgentTask *t = g_ptr_array_index(p->tasks, i);
+    const AgentTask *t = find(p, tid);
 
-        if (t->rec->tid == tid)
-            return g_strdup_printf("/task/%d%s", t->tracee.tid, after);
-    }
-    return g_strdup(rest);
+    return t ? g_strdup_printf("/task/%d%s", t->tracee.tid, after) : g_strdup(rest);
 }
 
 static void plan(AgentRestore *r, const struct fmt_file *f)
 {
     const char *rest;
-    const AgentProc *p = proc_of(r, f, &rest);
     struct stat st;
 
-    if (!p) {
+    if (!task_of(r, f, &rest)) {
         agent_refuse_file(r, "proc-file", f->rec.objref, "%s is of no process of the image",
                           f->path ? f->path : "a file of /proc");
         return;
@@ -103,9 +112,10 @@ static bool open_described(AgentRestore *r, const AgentProc *p, uint64_t fd, con
 static bool open_late(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
     const char *rest;
-    const AgentProc *p = proc_of(r, f, &rest);
+    const AgentTask *t = task_of(r, f, &rest);
+    const AgentProc *p = t->proc;
     g_autofree char *below = translate_task(p, rest);
-    g_autofree char *name = g_strdup_printf("/proc/%d%s", agent_leader(p)->tracee.tid, below);
+    g_autofree char *name = g_strdup_printf("/proc/%d%s", t->tracee.tid, below);
     g_autofree char *path = agent_path(r, name);
     const int flags = (int)(f->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_NOCTTY | O_CLOEXEC;
     const int64_t of = described(below);

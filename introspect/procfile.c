@@ -18,18 +18,29 @@ bool intro_is_process_file(const struct intro_opened *o)
     return strcmp(o->fstype, "proc") == 0 && !o->rec->deleted && parse_pid(o->name, &pid);
 }
 
+// /proc/TID is there for any thread, though it is not listed.
+static bool is_of_tree(const struct intro_ctx *c, uint64_t pid)
+{
+    const struct fmt_proc *proc;
+    const struct fmt_task *task;
+
+    for (size_t i = 0; FMT_NEXT(c->img, PROC, i, proc); i++)
+        if (proc->pid == pid)
+            return true;
+    for (size_t i = 0; FMT_NEXT(c->img, TASK, i, task); i++)
+        if (task->tid == pid)
+            return true;
+    return false;
+}
+
 // Once the whole tree is known.
 static bool check_process(struct intro_ctx *c, struct gva at, uint64_t ref, GError **error)
 {
     const struct fmt_file *file = fmt_image_by_ref(c->img, ref, FMT_FILE);
-    const struct fmt_proc *proc;
     uint64_t pid;
 
-    if (!parse_pid(file->path, &pid))
+    if (!parse_pid(file->path, &pid) || is_of_tree(c, pid))
         return true;
-    for (size_t i = 0; FMT_NEXT(c->img, PROC, i, proc); i++)
-        if (proc->pid == pid)
-            return true;
     intro_refuse(c, "proc-file", "has %s open, which is of a process outside of the tree",
                  file->path);
     return true;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,8 +36,9 @@ struct reader {
 
 static struct reader fresh, begun, middle, last, done, removed, shared;
 static int status_fd, maps_fd, environ_fd, mem_fd, self_fd, task_fd, fds_fd, child_fd, place_fd;
-static int described_fd, closed_fd;
+static int described_fd, closed_fd, thread_fd;
 static pid_t child;
+static pid_t thread; // not listed in /proc, and there all the same
 static uint64_t watched = 1;
 
 static void prepare(void)
@@ -51,6 +53,25 @@ static void prepare(void)
         const int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
         MUST(fd >= 0 && close(fd) == 0);
     }
+}
+
+static void *sleep_on(void *named)
+{
+    MUST(prctl(PR_SET_NAME, "the thread") == 0);
+    thread = (pid_t)syscall(SYS_gettid);
+    pthread_barrier_wait(named);
+    for (;;)
+        pause();
+}
+
+static void start_thread(void)
+{
+    static pthread_barrier_t named;
+    pthread_t id;
+
+    MUST(pthread_barrier_init(&named, NULL, 2) == 0);
+    MUST(pthread_create(&id, NULL, sleep_on, &named) == 0);
+    pthread_barrier_wait(&named);
 }
 
 // About one name for each 64 bytes; 0 at the end.
@@ -154,6 +175,8 @@ static void set_up(void)
     fds_fd = open_proc("/proc/%d/fd", self, O_RDONLY | O_DIRECTORY);
     place_fd = open_proc("/proc/%d/root", child, O_PATH | O_NOFOLLOW);
     child_fd = open_proc("/proc/%d/comm", child, O_RDONLY);
+    start_thread();
+    thread_fd = open_proc("/proc/%d/comm", thread, O_RDONLY);
     // What follows gets the lowest number, which is taken later.
     MUST((fd = dup2(maps_fd, 90)) == 90);
     described_fd = open_proc("/proc/%d/fdinfo/90", self, O_RDONLY);
@@ -208,6 +231,9 @@ static void check_proc(void)
     CHECK(faccessat(fds_fd, "90", F_OK, AT_SYMLINK_NOFOLLOW) == 0, "no descriptor 90");
     text_of(child_fd, text, sizeof text);
     CHECK(strcmp(text, "the child\n") == 0, "the child is called %s", text);
+    text_of(thread_fd, text, sizeof text);
+    CHECK(strcmp(text, "the thread\n") == 0, "the thread is called %s", text);
+    check_name(thread_fd, "/proc/%d/comm", thread);
     check_name(status_fd, "/proc/%d/status", self);
     check_name(maps_fd, "/proc/%d/maps", self);
     check_name(self_fd, "/proc/%d", self);
