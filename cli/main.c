@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // vmgraft: the table of commands.
+#include <errno.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,10 +138,23 @@ static enum cli_exit help(int argc, char **argv)
     return command ? run(command, 2, page) : unknown(argv[1]);
 }
 
+// The next file to be opened would take the place of a standard stream that is closed, and get what
+// is said there. Reading the one and writing the others fails as before.
+static void occupy_standard_streams(void)
+{
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+
+    for (int fd = 0; fd < (int)G_N_ELEMENTS(modes); fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", modes[fd]) != fd)
+            abort();
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct cli_command *command;
 
+    occupy_standard_streams();
     setlocale(LC_CTYPE, "");
     if (argc < 2) {
         print_help(stderr);

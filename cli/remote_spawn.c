@@ -24,9 +24,11 @@ static void prepare(gpointer ends_with_us)
 bool cli_remote_spawn(char **argv, const int fds[4], bool ends_with_us, GPid *ret, GError **error)
 {
     const int at[] = {3};
+    GSpawnFlags flags = G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_SEARCH_PATH;
 
+    flags |= fds[1] < 0 ? G_SPAWN_STDOUT_TO_DEV_NULL : 0;
+    flags |= fds[2] < 0 ? G_SPAWN_STDERR_TO_DEV_NULL : 0;
     return g_spawn_async_with_pipes_and_fds(
-        NULL, (const char *const *)argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_SEARCH_PATH,
-        prepare, GINT_TO_POINTER(ends_with_us), fds[0], fds[1], fds[2], &fds[3], at,
-        fds[3] >= 0 ? 1 : 0, ret, NULL, NULL, NULL, error);
+        NULL, (const char *const *)argv, NULL, flags, prepare, GINT_TO_POINTER(ends_with_us),
+        fds[0], fds[1], fds[2], &fds[3], at, fds[3] >= 0 ? 1 : 0, ret, NULL, NULL, NULL, error);
 }

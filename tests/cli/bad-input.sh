@@ -51,6 +51,16 @@ for command in ps show capture inspect verify convert restore migrate agent; do
 done
 check "help of nothing" 2 "is no command" "$vmgraft" help nothing
 
+# Another host, where ssh says why it fails, with standard streams that are closed
+printf '#!/bin/sh\necho "ssh: no way there" >&2\nexit 255\n' >"$work/ssh"
+chmod +x "$work/ssh"
+far="qemu+ssh://nowhere/system?command=$work/ssh"
+check "no way to a host" 1 "^vmgraft: nowhere: ssh: no way there$" "$vmgraft" ps -c "$far" web
+for closed in '<&-' '>&-' '<&- >&-'; do
+    check "no way to a host, $closed" 1 "^vmgraft: nowhere: ssh: no way there$" \
+        sh -c "\"\$@\" $closed" sh "$vmgraft" ps -c "$far" web
+done
+
 # Targets and pids
 check "target that is none" 1 "nonsense/.*qmp:" "$vmgraft" ps nonsense/
 check "no libvirt" 1 "/nonexistent" "$vmgraft" ps -c "qemu+unix:///system?socket=/nonexistent" web
