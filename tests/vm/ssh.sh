@@ -35,14 +35,15 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "needs root"
     exit 77
 fi
-if [ "${SSH_TEST-}" != inside ]; then
+# Inside it is the first process of its namespace: however it ends, nothing outlives it.
+if [ -z "${SSH_TEST-}" ]; then
     "$1" fetch bookworm || exit 1 # there is no network inside
-    SSH_TEST=inside exec unshare --net "$0" "$@"
+    SSH_TEST=$$ exec unshare --net --pid --fork --kill-child --mount-proc "$0" "$@"
 fi
 
 . "$here/move_subject.sh"
 lab=$1 vmgraft=$2 agent=$3 subject=$4
-a=ssh-a-$$ b=ssh-b-$$
+a=ssh-a-$SSH_TEST b=ssh-b-$SSH_TEST
 work=$(mktemp -d)
 chmod 755 "$work"
 
@@ -52,13 +53,17 @@ on() {
         env LIBVIRT_DEFAULT_URI=qemu:///system PATH="$PATH" "${@:2}"
 }
 
+# finish HOST GUEST: with its host.
+finish() {
+    [ -e "$work/$1.pid" ] || return
+    on "$1" "$lab" down "$2"
+    echo stop 1<>"$work/$1.stop" # does not wait for one who has gone
+}
+
 tidy() {
-    on hosta "$lab" down "$a"
-    on hostb "$lab" down "$b"
-    for name in hosta hostb; do
-        [ ! -p "$work/$name.stop" ] || echo stop >"$work/$name.stop"
-    done
-    wait
+    finish hosta "$a" &
+    finish hostb "$b" &
+    wait # for the hosts too
     rm -rf "$work"
 }
 trap tidy EXIT
@@ -79,9 +84,12 @@ works() {
     echo "ok: $2"
 }
 
-# absent GUEST WHAT: nothing of the subject is left there.
+# absent GUEST WHAT: the subject is dead there, and whoever has it as a child takes note of that.
 absent() {
-    "$lab" exec "$1" -- kill -0 "$pid" 2>/dev/null && fail "$2: it is still in $1"
+    "$lab" exec "$1" -- sh -c "while read -r _ _ state _ </proc/$pid/stat; do
+        [ \$state = Z ] || [ \$state = X ] || exit 1
+        sleep 0.1
+    done 2>/dev/null" || fail "$2: it is still in $1"
 }
 
 # ssh is found by the name that virsh users would give it in the URI.
@@ -98,8 +106,17 @@ Host hostb
 Host nowhere
     HostName 192.0.2.1
 END
-printf '#!/bin/sh\nexec ssh -F %s/config "$@"\n' "$work" >"$work/ssh"
-chmod +x "$work/ssh"
+sed s/user.key/other.key/ "$work/config" >"$work/config-other"
+sed s/known_hosts/unknown_hosts/ "$work/config" >"$work/config-unknown"
+# way NAME CONFIG [COMMAND...]: an ssh for the URI.
+way() {
+    printf '#!/bin/sh\nexec %s ssh -F %s "$@"\n' "${*:3}" "$work/$2" >"$work/$1"
+}
+way ssh config
+way ssh-other config-other
+# Without a terminal, where ssh could ask.
+way ssh-unknown config-unknown env SSH_ASKPASS_REQUIRE=never setsid --wait
+chmod +x "$work"/ssh*
 for key in user hosta hostb other; do
     ssh-keygen -q -t ed25519 -N "" -f "$work/$key.key" || fail "no key"
 done
@@ -128,10 +145,15 @@ done
 parameters="command=$work/ssh&vmgraft=$vmgraft"
 hosta="qemu+ssh://hosta/system?$parameters" hostb="qemu+ssh://hostb/system?$parameters"
 
-on hosta "$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" \
-    --program "$subject=/usr/bin/move_subject" || exit 1
-on hostb "$lab" up "$b" --libvirt qemu:///system --memory 256 --agent "$agent" \
-    --program "$subject=/usr/bin/move_subject" || exit 1
+# boot HOST GUEST
+boot() {
+    on "$1" "$lab" up "$2" --libvirt qemu:///system --memory 256 --agent "$agent" \
+        --program "$subject=/usr/bin/move_subject"
+}
+boot hosta "$a" &
+boot_a=$!
+boot hostb "$b" || fail "$b does not boot"
+wait $boot_a || fail "$a does not boot"
 pid=$("$lab" exec "$a" --detach -- move_subject 16) || exit 1
 until "$lab" exec "$a" -- test -e /tmp/rounds; do sleep 0.1; done
 patient="--deadline=60" agent_patient="--agent-timeout=60"
@@ -139,7 +161,6 @@ patient="--deadline=60" agent_patient="--agent-timeout=60"
 # Looks from afar.
 status 0 "$vmgraft" ps -c "$hosta" "$a"
 grep -q move_subject "$work/out" || fail "ps does not show the subject"
-status 0 "$vmgraft" show --json -c "$hosta" "$a" "$pid"
 status 0 "$vmgraft" agent status -c "$hostb" "$b"
 status 0 "$vmgraft" capture $patient -c "$hosta" "$a" "$pid" -o "$work/a.vmg"
 status 0 "$vmgraft" verify "$work/a.vmg"
@@ -149,10 +170,44 @@ works "$a" "captured from afar"
 status 0 on hosta "$vmgraft" migrate $agent_patient "$a" "$pid" "$b" --connect-to "$hostb"
 absent "$a" "moved to another host"
 works "$b" "moved to another host"
-status 0 on hosta "$vmgraft" migrate $agent_patient -c "$hostb" "$b" "$pid" "$a" --connect-to qemu:///system
+status 0 on hosta "$vmgraft" migrate $agent_patient -c "$hostb" "$b" "$pid" "$a" \
+    --connect-to qemu:///system
 absent "$b" "moved from another host"
 works "$a" "moved from another host"
 status 0 "$vmgraft" migrate $agent_patient --json -c "$hosta" "$a" "$pid" "$b" --connect-to "$hostb"
 absent "$a" "moved between other hosts"
 works "$b" "moved between other hosts"
 cat "$work/out"
+
+# Ways that lead nowhere: one sentence, and nothing has happened.
+# refused_as URI TEXT: how a look there ends.
+refused_as() {
+    status 1 "$vmgraft" ps -c "$1" "$b"
+    says "$2"
+    [ "$(wc -l <"$work/err")" = 1 ] || fail "more than one line: $2"
+}
+printf '#!/bin/sh\necho noise\necho vmgraft-remote 9.9.9\ncat\n' >"$work/other"
+printf '#!/bin/sh\nexit 2\n' >"$work/older"
+chmod +x "$work/other" "$work/older"
+nowhere="qemu+ssh://nowhere/system?$parameters"
+refused_as "$nowhere" "nowhere: ssh: connect to host 192.0.2.1 port 22"
+refused_as "qemu+ssh://hostb:23/system?$parameters" "Connection refused"
+refused_as "$hostb&command=$work/ssh-other" "Permission denied (publickey)"
+refused_as "$hostb&command=$work/ssh-unknown" "Host key verification failed"
+refused_as "$hostb&command=$work/no-ssh" "No such file"
+refused_as "$hostb&vmgraft=no-such-vmgraft" "hostb: vmgraft is not installed there"
+refused_as "$hostb&vmgraft=$work/other" "is version 9.9.9"
+refused_as "$hostb&vmgraft=$work/older" "is older than this one"
+refused_as "$hostb&socket=/nonexistent" "/nonexistent"
+status 1 on hosta "$vmgraft" migrate "$a" 1 "$b" --connect-to "$nowhere"
+says "nowhere: ssh: connect to host 192.0.2.1 port 22"
+status 1 "$vmgraft" ps -c "$hostb" no-such-domain
+says "no domain with matching name 'no-such-domain'"
+status 2 "$vmgraft" ps -c "qemu+ssh:///system" "$b"
+says "it names no host"
+status 2 "$vmgraft" ps -c "$hostb&colour=red" "$b"
+says "it has no parameter 'colour'"
+# Refusals come from where they are found, with their exit code.
+status 3 "$vmgraft" migrate $agent_patient -c "$hostb" "$b" 1 "$a" --connect-to "$hosta"
+status 2 "$vmgraft" show -c "$hostb" "$b" nonsense
+works "$b" "ways that lead nowhere"
