@@ -25,6 +25,7 @@
 #define USER32_CS   0x23
 
 G_STATIC_ASSERT(MAX_BYTES <= SLOT_BYTES);
+G_STATIC_ASSERT(MAX_BYTES == ENTRY_BYTES + AGENT_VDSO_DETOUR_BYTES);
 
 // A register, as instructions number them.
 enum { RCX = 1, EDX = 2, EBX = 3, ESI = 6, RDI = 7, R10 = 10 };
@@ -93,7 +94,7 @@ static uint64_t find_place(const struct tail *tail, const struct fmt_task *t,
 
 static bool is_in_detour(const AgentTask *t)
 {
-    uint8_t code[MAX_BYTES - ENTRY_BYTES];
+    uint8_t code[AGENT_VDSO_DETOUR_BYTES];
 
     return agent_remote_read(&t->tracee, t->rec->rip, code, sizeof code, NULL) &&
            agent_vdso_is_detour(code, sizeof code);

@@ -17,7 +17,6 @@
 
 #include "guestagent/error.h"
 #include "guestagent/procfs.h"
-#include "guestagent/vdso_code.h"
 
 /*
  * Every thread is seized and interrupted; what it creates meanwhile is traced from birth. The set
@@ -53,7 +52,6 @@ struct AgentFreeze {
 
 #define SYSCALL_BYTES  2 // 0f 05
 #define IA32_GETRANDOM 355
-#define VDSO_MAX_STEPS 10000
 
 // Calls that end with EINTR though no handler ran, without having done anything.
 static const int eintr_calls[] = {
@@ -410,85 +408,10 @@ static void wind_on(struct thread *t)
     ptrace(PTRACE_SETREGS, t->tid, NULL, &regs);
 }
 
-/*
- * All system calls of a 32-bit program are made in its vdso, which does not end before the call
- * does. Around the entry it is the same everywhere:
- *
- *   push %ecx; push %edx; push %ebp; mov %esp,%ebp; sysenter; int $0x80; pop ...
- *
- * A thread at the `int $0x80` or right behind it may stay; one on its way there is taken back to
- * the start.
- */
-static bool at_ia32_entry(pid_t tid, uint64_t start, uint64_t end)
-{
-    static const uint8_t prologue[] = {0x51, 0x52, 0x55, 0x89, 0xe5}, int80[] = {0xcd, 0x80};
-    struct user_regs_struct regs;
-    uint8_t code[16];
-
-    if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0 || regs.rip < start || regs.rip >= end ||
-        !procfs_read_memory(tid, regs.rip - 8, code, sizeof code))
-        return false;
-    const uint8_t *at = code + 8;
-
-    if (memcmp(at, int80, 2) == 0 || memcmp(at - 2, int80, 2) == 0)
-        return true;
-    for (unsigned n = 1; n <= sizeof prologue; n += n == 3 ? 2 : 1) {
-        uint32_t bp;
-
-        if (memcmp(at - n, prologue, sizeof prologue) != 0)
-            continue;
-        if (n == sizeof prologue && procfs_read_memory(tid, regs.rsp, &bp, sizeof bp))
-            regs.rbp = bp;
-        regs.rsp += 4 * MIN(n, 3);
-        regs.rip -= n;
-        return ptrace(PTRACE_SETREGS, tid, NULL, &regs) == 0;
-    }
-    return false;
-}
-
-// Its call goes on where it is, in whatever kernel.
-static bool at_detour(pid_t tid)
-{
-    struct user_regs_struct regs;
-    uint8_t code[32];
-
-    return ptrace(PTRACE_GETREGS, tid, NULL, &regs) == 0 && (long)regs.orig_rax >= 0 &&
-           procfs_read_memory(tid, regs.rip, code, sizeof code) &&
-           agent_vdso_is_detour(code, sizeof code);
-}
-
-/*
- * A thread within the vdso goes on in another kernel's only if that is the same build: better not
- * to stop it there. The code is short and waits for nothing, so the thread is stepped out of it.
- * Its stop is then one of another kind: it is asked for the usual one, before it runs another
- * instruction.
- */
 static void step_out_of_vdso(struct thread *t)
 {
-    struct user_regs_struct regs;
-    uint64_t start, end;
-    int status, n = 0;
-
-    if (!procfs_find_vdso(t->pid, &start, &end) || at_ia32_entry(t->tid, start, end) ||
-        at_detour(t->tid))
-        return;
-    while (n < VDSO_MAX_STEPS && ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) == 0 &&
-           regs.rip >= start && regs.rip < end) {
-        n++;
+    if (agent_freeze_leave_vdso(t->pid, t->tid))
         t->stopped = false;
-        if (ptrace(PTRACE_SINGLESTEP, t->tid, NULL, NULL) < 0 ||
-            waitpid(t->tid, &status, __WALL) != t->tid || !WIFSTOPPED(status))
-            return; // dead or dying: the next look finds out
-        if (status >> 16 || WSTOPSIG(status) != SIGTRAP) {
-            ptrace(PTRACE_CONT, t->tid, NULL, (void *)(long)(status >> 16 ? 0 : WSTOPSIG(status)));
-            ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
-            return;
-        }
-    }
-    if (n == 0)
-        return;
-    ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
-    ptrace(PTRACE_CONT, t->tid, NULL, NULL);
 }
 
 static void for_each_stopped(AgentFreeze *f, void (*fn)(struct thread *t))

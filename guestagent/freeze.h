@@ -30,5 +30,10 @@ void agent_freeze_thaw(AgentFreeze *f);
 void agent_freeze_kill(AgentFreeze *f);
 void agent_freeze_reap(AgentFreeze *f);
 
+// freeze_vdso.c: has a stopped thread leave the vdso, for it goes on in another kernel's only if
+// that is the same build. True where it runs again for that: another stop is on its way, or its
+// end.
+bool agent_freeze_leave_vdso(pid_t pid, pid_t tid);
+
 guint agent_freeze_n_threads(const AgentFreeze *f);
 GArray *agent_freeze_pids(const AgentFreeze *f); // of uint32_t, owned by the caller

@@ -25,6 +25,7 @@ size_t agent_vdso_put_jump(uint8_t *code, uint64_t at, uint64_t target, bool ia3
 
 // Whether `code`, which follows an instruction that enters the kernel, is that of a detour: loads
 // of registers and a jump (detour.c).
+#define AGENT_VDSO_DETOUR_BYTES 44 // of the longest one, behind that instruction
 bool agent_vdso_is_detour(const uint8_t *code, size_t n);
 
 // Without the prefix that all of them have.
