@@ -17,7 +17,7 @@
  *   shared of a file      the page cache, CLEAN: the target's file must hold the same; but DATA where
  *                         the program has written to the mapping: these pages go into the target's file
  *   shared without a file the page cache of the shmem inode, DATA of the SHM
- *   vdso                  the kernel's image of it (all of it, touched or not)
+ *   vdso                  all of it: what the process has written to, or the kernel's image of it
  *   huge pages (hugetlb)  as shared and private without a file: their file is the kernel's
  *   vvar                  nothing: the target's kernel has its own
  */
@@ -66,9 +66,10 @@ struct mapping {
     struct fmt_vma *rec;
     struct gva vma, mm, file, inode;
     uint64_t vm_flags;
-    bool inherited; // may be, so that other processes have some of its pages as well
-    bool swapped;   // some page is, and it has been refused
-    GError *error;  // of a page walk's callback
+    bool inherited;  // may be, so that other processes have some of its pages as well
+    bool swapped;    // some page is, and it has been refused
+    GHashTable *own; // of the vdso: addresses of pages that are not the kernel's -> their frames
+    GError *error;   // of a page walk's callback
 };
 
 /* ---- pages of the page tables ---- */
@@ -226,20 +227,40 @@ static bool is_special(struct mapping *m, bool *ret, GError **error)
     return true;
 }
 
-// The whole vdso from the kernel's own image: pages that nobody touched are in no page table.
+// Pages of the vdso that have been written to are the process's own: a move has put code there.
+static bool note_own(const struct intro_user_page *page, bool present, void *user)
+{
+    struct mapping *m = user;
+    bool anon = false;
+
+    if (!present)
+        return not_in_memory(m, page);
+    if (page->is_ram && !is_anon(m, page->frame, &anon))
+        return false;
+    if (anon)
+        g_hash_table_insert(m->own, GSIZE_TO_POINTER(page->at.addr),
+                            GSIZE_TO_POINTER(page->frame.addr));
+    return true;
+}
+
+// The whole vdso, the rest of it from the kernel's image: pages that nobody touched are in no page
+// table.
 static bool want_vdso(struct mapping *m, GError **error)
 {
+    g_autoptr(GHashTable) own = g_hash_table_new(NULL, NULL);
     g_auto(IntroReader) r = INTRO_READER(m->c->k);
     struct gva image = rd_ptr(&r, m->mm, M_mm_context_vdso_image);
     struct gva data = rd_ptr(&r, image, M_vdso_image_data);
     uint64_t size = rd(&r, image, M_vdso_image_size);
 
-    if (!rd_done(&r, error))
+    m->own = own;
+    if (!rd_done(&r, error) || !walk_pages(m, note_own, error))
         return false;
     size = MIN(size, m->rec->end - m->rec->start) & VMM_PAGE_MASK;
     for (uint64_t at = 0; at < size; at += VMM_PAGE_BYTES) {
-        struct gpa frame;
-        if (!intro_kernel_translate(m->c->k, GVA(data.addr + at), &frame, error))
+        struct gpa frame =
+            GPA(GPOINTER_TO_SIZE(g_hash_table_lookup(own, GSIZE_TO_POINTER(m->rec->start + at))));
+        if (!frame.addr && !intro_kernel_translate(m->c->k, GVA(data.addr + at), &frame, error))
             return false;
         intro_pages_want(m->c->pages, m->rec->mm, m->rec->start + at, frame, VMM_PAGE_BYTES,
                          FMT_PAGES_DATA);
