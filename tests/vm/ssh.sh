@@ -42,7 +42,8 @@ if [ -z "${SSH_TEST-}" ]; then
 fi
 
 . "$here/move_subject.sh"
-lab=$1 vmgraft=$2 agent=$3 subject=$4
+# Meson names them from its own directory; a host's shell has another.
+lab=$(realpath "$1") vmgraft=$(realpath "$2") agent=$(realpath "$3") subject=$(realpath "$4")
 a=ssh-a-$SSH_TEST b=ssh-b-$SSH_TEST
 work=$(mktemp -d)
 chmod 755 "$work"
