@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,6 +13,25 @@
 #include "guestagent/protocol.h"
 
 #define MAX_LINE 16384
+
+bool cli_channel_answer(const char *failure)
+{
+    struct json_object *answer = json_object_new_object();
+    g_autofree char *line = NULL;
+    bool ok = true;
+
+    if (failure)
+        json_object_object_add(answer, "error", json_object_new_string(failure));
+    line = g_strconcat(json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN), "\n", NULL);
+    for (size_t at = 0, len = strlen(line); ok && at < len;) {
+        ssize_t n = write(CLI_STREAM_FD, line + at, len - at);
+
+        ok = n >= 0;
+        at += (size_t)MAX(n, 0);
+    }
+    json_object_put(answer);
+    return ok;
+}
 
 static char **command_line(struct cli *cli, const char *operand, const char *uri)
 {
@@ -43,7 +63,7 @@ bool cli_channel_start(struct cli *cli, const char *operand, const char *uri, in
     }
     const int fds[4] = {-1, -1, STDERR_FILENO, pair[1]};
 
-    ok = cli_remote_spawn(words, fds, true, &pid, error);
+    ok = cli_remote_spawn(words, fds, &pid, error);
     close(pair[1]);
     if (ok)
         *ret_fd = pair[0];

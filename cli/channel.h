@@ -12,6 +12,9 @@
  * it ends, which is to the agent as if this process had gone.
  */
 
+// Says that line; failure: NULL for none. False where nobody waits for it.
+bool cli_channel_answer(const char *failure);
+
 // Starts it on this host, or on that of the URI, where the operand is a domain. *ret_fd is the
 // caller's: a stream socket.
 bool cli_channel_start(struct cli *cli, const char *operand, const char *uri, int *ret_fd,

@@ -28,13 +28,16 @@ enum cli_error {
 struct cli_command;
 
 // One run of one command.
+// Of a vmgraft that another one runs: an image, or the channel of a move.
+#define CLI_STREAM_FD 3
+
 struct cli {
     const struct cli_command *command;
     bool json, quiet, verbose;
     char *connect; // libvirt URI for targets that are domains, NULL: libvirt's default
     char **words;  // the command line, from the command's name on
     char *here;    // run for a vmgraft of another host (remote.h): this is connect, as it is here;
-                   // images, and the channel of a move, are on descriptor 3
+                   // images, and the channel of a move, are on CLI_STREAM_FD
     char **operands;
     int n_operands;
     int signal_fd;  // see signals.h; -1: signals end the process at once

@@ -36,8 +36,6 @@ static void report(struct cli *cli, const struct cli_move_options *o,
              (double)r->still_ns / 1e6, size, (double)r->total_ns / 1e9);
 }
 
-#define STREAM 3
-
 #define HIDDEN(name, type, variable)                                                               \
     {                                                                                              \
         name, 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_##type, (variable), NULL, NULL                 \
@@ -101,7 +99,7 @@ static enum cli_exit run_there(struct cli *cli, const struct cli_move_options *o
         g_ptr_array_add(extra, g_strdup("--stream"));
         if (!cli_channel_start(cli, o->target.operand, o->target.uri, &channel.from, &error))
             return cli_fail(cli, error);
-        channel.to = fcntl(channel.from, F_DUPFD_CLOEXEC, STREAM + 1);
+        channel.to = fcntl(channel.from, F_DUPFD_CLOEXEC, CLI_STREAM_FD + 1);
     }
     g_ptr_array_add(extra, NULL);
     return cli_remote_delegate(cli, (const char *const *)extra->pdata, channel);
@@ -146,7 +144,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         return exit;
     }
     name_sides(cli, &names, &o);
-    o.target_channel = cli->here && names.stream ? STREAM : -1;
+    o.target_channel = cli->here && names.stream ? CLI_STREAM_FD : -1;
     o.copy = copy;
     o.new_pid_namespace = new_pid_namespace;
     o.process = cli->operands[1];

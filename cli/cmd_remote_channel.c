@@ -3,13 +3,10 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "cli/agent_client.h"
 #include "cli/channel.h"
-
-#define STREAM 3
 
 // What one side has said and the other has not taken.
 struct half {
@@ -67,26 +64,10 @@ static void pass_on(int a, int b)
     }
 }
 
-static void say(struct json_object *take)
-{
-    g_autofree char *line =
-        g_strconcat(json_object_to_json_string_ext(take, JSON_C_TO_STRING_PLAIN), "\n", NULL);
-
-    for (size_t at = 0, len = strlen(line); at < len;) {
-        ssize_t n = write(STREAM, line + at, len - at);
-
-        if (n < 0)
-            break;
-        at += (size_t)n;
-    }
-    json_object_put(take);
-}
-
 static enum cli_exit run(struct cli *cli, int argc, char **argv)
 {
     g_autoptr(GSocketConnection) channel = NULL;
     g_autoptr(GError) error = NULL;
-    struct json_object *answer = json_object_new_object();
     enum cli_exit exit;
 
     if (!cli_parse(cli, NULL, argc, argv, &exit))
@@ -98,13 +79,11 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         if (vm)
             channel = cli_agent_open_channel(vm, cli->operands[1], cli->operands[2], &error);
     }
-    if (!channel)
-        json_object_object_add(answer, "error", json_object_new_string(error->message));
-    say(answer);
+    cli_channel_answer(channel ? NULL : error->message);
     if (!channel)
         return CLI_EXIT_FAILED;
     g_socket_set_blocking(g_socket_connection_get_socket(channel), FALSE);
-    pass_on(STREAM, g_socket_get_fd(g_socket_connection_get_socket(channel)));
+    pass_on(CLI_STREAM_FD, g_socket_get_fd(g_socket_connection_get_socket(channel)));
     return CLI_EXIT_DONE;
 }
 

@@ -104,12 +104,10 @@ static bool has_ended(const struct child *child, int *ret_status)
     return waitpid(child->pid, ret_status, WNOHANG) == child->pid;
 }
 
-static bool obey(const struct child *child, const struct cli_pump_word *word)
+static void obey(const struct child *child, const struct cli_pump_word *word)
 {
-    if (word->kind != CLI_PUMP_SIGNAL || g_bytes_get_size(word->payload) < 1)
-        return false;
-    kill(child->pid, *(const uint8_t *)g_bytes_get_data(word->payload, NULL));
-    return true;
+    if (word->kind == CLI_PUMP_SIGNAL && g_bytes_get_size(word->payload) >= 1)
+        kill(child->pid, *(const uint8_t *)g_bytes_get_data(word->payload, NULL));
 }
 
 // Until the command has ended and all that it said is on its way.

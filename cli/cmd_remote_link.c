@@ -1,25 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // vmgraft remote-link: the near end of a connection as a process of its own, for descriptor 3.
 #include <fcntl.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "cli/remote.h"
-
-#define STREAM 3
-
-// As remote-channel would say it: to whoever has descriptor 3.
-static void report(const GError *error)
-{
-    struct json_object *answer = json_object_new_object();
-    g_autofree char *line = NULL;
-
-    json_object_object_add(answer, "error", json_object_new_string(error->message));
-    line = g_strconcat(json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN), "\n", NULL);
-    if (write(STREAM, line, strlen(line)) < 0)
-        cli_warn("%s", error->message);
-    json_object_put(answer);
-}
+#include "cli/channel.h"
 
 static enum cli_exit link_up(struct cli *cli, GError **error)
 {
@@ -28,9 +12,9 @@ static enum cli_exit link_up(struct cli *cli, GError **error)
     const struct cli_remote_streams streams = {
         .in = -1,
         .out = -1,
-        .err = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STREAM + 1),
-        .image = {fcntl(STREAM, F_DUPFD_CLOEXEC, STREAM + 1),
-                  fcntl(STREAM, F_DUPFD_CLOEXEC, STREAM + 1)},
+        .err = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, CLI_STREAM_FD + 1),
+        .image = {fcntl(CLI_STREAM_FD, F_DUPFD_CLOEXEC, CLI_STREAM_FD + 1),
+                  fcntl(CLI_STREAM_FD, F_DUPFD_CLOEXEC, CLI_STREAM_FD + 1)},
         .deaf = true,
     };
     enum cli_exit exit;
@@ -55,8 +39,8 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     if (argc < 3)
         return CLI_EXIT_USAGE;
     exit = link_up(cli, &error);
-    if (error)
-        report(error);
+    if (error && !cli_channel_answer(error->message)) // as remote-channel would
+        cli_warn("%s", error->message);
     return exit;
 }
 

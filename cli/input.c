@@ -33,7 +33,7 @@ int cli_open_image(const char *path, GError **error)
 
 FmtImage *cli_load_image_here(GError **error)
 {
-    return fmt_load_fd(3, error);
+    return fmt_load_fd(CLI_STREAM_FD, error);
 }
 
 FmtImage *cli_load_image(const char *path, GError **error)

@@ -52,7 +52,7 @@ CliOutput *cli_output_here(void)
 {
     CliOutput *out = g_new0(CliOutput, 1);
 
-    out->fd = 3;
+    out->fd = CLI_STREAM_FD;
     out->name = g_strdup("the other host");
     return out;
 }

@@ -70,7 +70,7 @@ static bool start(const cli_remote *r, struct ssh *ret, GError **error)
     if (!ok)
         g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED, "pipe: %s", g_strerror(errno));
     // ssh seeks to where it writes, as the file is only its own.
-    ok = ok && cli_remote_spawn(argv, fds, true, &ret->pid, error);
+    ok = ok && cli_remote_spawn(argv, fds, &ret->pid, error);
     if (!ok)
         g_prefix_error(error, "%s: ", r->host);
     close_fd(in[0]);

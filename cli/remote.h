@@ -34,7 +34,7 @@ bool cli_remote_run(struct cli *cli, const cli_remote *remote, char **words,
                     struct cli_remote_streams streams, enum cli_exit *ret, GError **error);
 
 // A child with these descriptors as 0, 1, 2 and 3 (-1: /dev/null; no 3), which stay the caller's.
-// No signal from a terminal ends it.
-bool cli_remote_spawn(char **argv, const int fds[4], bool ends_with_us, GPid *ret, GError **error);
+// No signal from a terminal ends it; our end does.
+bool cli_remote_spawn(char **argv, const int fds[4], GPid *ret, GError **error);
 
 extern const struct cli_command cli_cmd_remote_helper, cli_cmd_remote_link, cli_cmd_remote_channel;

@@ -6,17 +6,17 @@
 #include "cli/cli.h"
 
 /*
- *            near (the user's)                                   far (vmgraft remote-helper)
+ *   near (the user's)                                far (vmgraft remote-helper)
  *
- *             |  <------------------- "vmgraft-remote VERSION\n" |   what a shell printed before
- *             | RUN ["capture", ...] ------------------------>   |   runs that vmgraft command
- *             | DATA 0, END 0 ------------------------------->   |   its standard input
- *             |  <------------------------ DATA 1, 2; END 1, 2   |   its output
- *             | DATA 3, END 3  <---------->  DATA 3, END 3       |   its descriptor 3: an image,
- *             |                                                  |   or the channel of an agent
- *             | SIGNAL -------------------------------------->   |   Ctrl-C, for the command to
- * undo |  <---------------------------------------- EXIT  |   end | ALIVE
- * <------------------------------>  ALIVE   |   each 3 s
+ *    |  <------------- "vmgraft-remote VERSION\n"   |  after what a shell may print
+ *    |  RUN ["capture", ...] -------------------->  |  runs that vmgraft command
+ *    |  DATA 0, END 0 --------------------------->  |  its standard input
+ *    |  <------------------ DATA 1, 2; END 1, 2     |  its output
+ *    |  DATA 3, END 3 <---------> DATA 3, END 3     |  its descriptor 3: an image, or the
+ *    |                                              |  channel of an agent
+ *    |  SIGNAL ---------------------------------->  |  Ctrl-C, for the command to undo
+ *    |  <---------------------------------- EXIT    |  its end
+ *    |  ALIVE <------------------------> ALIVE      |  each 3 s
  *
  * Whoever hears nothing for 15 s takes the other for lost, as at the end of the file. At the far
  * end the command is then told by SIGHUP and the ends of its streams: it undoes, or completes, as
@@ -26,7 +26,7 @@
  */
 #define CLI_PUMP_GREETING "vmgraft-remote "
 #define CLI_PUMP_STREAMS  4
-#define CLI_PUMP_IMAGE    3 // the stream with a descriptor of its own
+#define CLI_PUMP_IMAGE    CLI_STREAM_FD // the stream with a descriptor of its own
 
 enum cli_pump_kind {
     CLI_PUMP_DATA,

@@ -7,7 +7,7 @@
 #include "cli/remote.h"
 
 // In the child. Ctrl-C is for us to deal with: ssh leaves signals ignored that it finds so.
-static void prepare(gpointer ends_with_us)
+static void prepare(gpointer unused)
 {
     static const int terminal[] = {SIGINT, SIGTERM, SIGHUP};
     sigset_t none;
@@ -17,18 +17,17 @@ static void prepare(gpointer ends_with_us)
     signal(SIGPIPE, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    if (ends_with_us)
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
-bool cli_remote_spawn(char **argv, const int fds[4], bool ends_with_us, GPid *ret, GError **error)
+bool cli_remote_spawn(char **argv, const int fds[4], GPid *ret, GError **error)
 {
-    const int at[] = {3};
+    const int at[] = {CLI_STREAM_FD};
     GSpawnFlags flags = G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_SEARCH_PATH;
 
     flags |= fds[1] < 0 ? G_SPAWN_STDOUT_TO_DEV_NULL : 0;
     flags |= fds[2] < 0 ? G_SPAWN_STDERR_TO_DEV_NULL : 0;
-    return g_spawn_async_with_pipes_and_fds(
-        NULL, (const char *const *)argv, NULL, flags, prepare, GINT_TO_POINTER(ends_with_us),
-        fds[0], fds[1], fds[2], &fds[3], at, fds[3] >= 0 ? 1 : 0, ret, NULL, NULL, NULL, error);
+    return g_spawn_async_with_pipes_and_fds(NULL, (const char *const *)argv, NULL, flags, prepare,
+                                            NULL, fds[0], fds[1], fds[2], &fds[3], at,
+                                            fds[3] >= 0 ? 1 : 0, ret, NULL, NULL, NULL, error);
 }
