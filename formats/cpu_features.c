@@ -79,16 +79,21 @@ static uint32_t cpuid_word(const struct cpu_leaf *l)
     return regs[l->reg];
 }
 
-static uint64_t enabled_here(void)
+uint64_t fmt_cpu_xcr0_here(void)
 {
-    uint64_t enabled = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT ? OS_FSGSBASE : 0;
     uint32_t eax, ebx, ecx = 0, edx;
 
-    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & bit_OSXSAVE) {
-        __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
-        enabled |= eax;
-    }
-    return enabled;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE))
+        return 0;
+    __asm__("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    return eax | (uint64_t)edx << 32;
+}
+
+static uint64_t enabled_here(void)
+{
+    uint64_t fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT ? OS_FSGSBASE : 0;
+
+    return fsgsbase | (fmt_cpu_xcr0_here() & (OS_FSGSBASE - 1));
 }
 
 char *fmt_cpu_features_here(void)

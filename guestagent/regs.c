@@ -8,6 +8,7 @@
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 
+#include "formats/cpu_features.h"
 #include "guestagent/engine.h"
 
 // Layout of a standard-form XSAVE area (Intel SDM volume 1, 13.4).
@@ -27,14 +28,6 @@
 #define USER_CS   0x33
 #define USER32_CS 0x23
 
-static uint64_t here_xcr0(void)
-{
-    uint32_t low, high;
-
-    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return low | (uint64_t)high << 32;
-}
-
 // Where component `i` lies in a standard-form area of this CPU.
 static bool component(unsigned i, uint32_t *ret_offset, uint32_t *ret_bytes)
 {
@@ -53,6 +46,7 @@ static uint64_t in_use(const uint8_t *area)
 
 static void plan_xsave(AgentRestore *r, const AgentProc *p, const AgentTask *t)
 {
+    uint64_t lacks;
     size_t size = 0;
     const uint8_t *area = t->rec->xsave ? g_bytes_get_data(t->rec->xsave, &size) : NULL;
 
@@ -64,11 +58,12 @@ static void plan_xsave(AgentRestore *r, const AgentProc *p, const AgentTask *t)
                      size);
         return;
     }
-    if (in_use(area) & ~here_xcr0())
+    lacks = in_use(area) & ~(fmt_cpu_xcr0_here() | XFEATURE_FP | XFEATURE_SSE);
+    if (lacks)
         agent_refuse(r, "cpu-feature", p->rec->pid, -1,
                      "thread %" G_GUINT64_FORMAT " uses register sets %#" G_GINT64_MODIFIER
                      "x, which this CPU or kernel lacks",
-                     t->rec->tid, in_use(area) & ~here_xcr0());
+                     t->rec->tid, lacks);
     if (in_use(area) & XFEATURE_AMX)
         agent_refuse(r, "amx", p->rec->pid, -1, "thread %" G_GUINT64_FORMAT " uses AMX tiles",
                      t->rec->tid);
@@ -106,7 +101,8 @@ static void plan(AgentRestore *r)
     }
 }
 
-// Brings the captured area into the form of this kernel, which `area` of `size` bytes has now.
+// Brings the captured area into the form of this kernel, which `area` of `size` bytes has now;
+// 512 bytes are FXSAVE's form, which has no header.
 static void convert(const uint8_t *from, size_t from_size, uint8_t *area, size_t size)
 {
     uint64_t bv = in_use(from);
@@ -135,6 +131,8 @@ static void convert(const uint8_t *from, size_t from_size, uint8_t *area, size_t
         if (component(i, &offset, &bytes) && offset + bytes <= from_size && offset + bytes <= size)
             memcpy(area + offset, from + offset, bytes);
     }
+    if (size == XSAVE_LEGACY_BYTES)
+        return;
     bv |= XFEATURE_FP | XFEATURE_SSE;
     memcpy(area + XSAVE_BV, &bv, sizeof bv);
 }
@@ -145,13 +143,15 @@ static bool set_vectors(const AgentTask *t, GError **error)
     struct iovec iov = {area, MAX_XSAVE_BYTES};
     size_t size;
     const uint8_t *from = t->rec->xsave ? g_bytes_get_data(t->rec->xsave, &size) : NULL;
+    // Without XSAVE the plan let nothing through that FXSAVE's form does not have.
+    const int form = fmt_cpu_xcr0_here() ? NT_X86_XSTATE : NT_PRFPREG;
 
     if (!from)
         return true;
-    if (ptrace(PTRACE_GETREGSET, t->tracee.tid, NT_X86_XSTATE, &iov) < 0)
+    if (ptrace(PTRACE_GETREGSET, t->tracee.tid, form, &iov) < 0)
         return agent_fail_errno(error, "thread %d: PTRACE_GETREGSET", t->tracee.tid);
     convert(from, size, area, iov.iov_len);
-    if (ptrace(PTRACE_SETREGSET, t->tracee.tid, NT_X86_XSTATE, &iov) < 0)
+    if (ptrace(PTRACE_SETREGSET, t->tracee.tid, form, &iov) < 0)
         return agent_fail_errno(error, "thread %d: vector state", t->tracee.tid);
     return true;
 }

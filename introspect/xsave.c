@@ -16,6 +16,8 @@
  * With XSAVES the area is compacted: only the components of xcomp_bv, packed in order. Where
  * XSTATE_BV lacks a bit the component is in its initial state and its bytes are stale: they must
  * not be copied.
+ *
+ * On a CPU without XSAVE the area is what FXSAVE writes: the legacy region alone.
  */
 #define LEGACY_BYTES   512
 #define HEADER_BYTES   64
@@ -103,6 +105,14 @@ size_t intro_xsave_bytes(const struct intro_xsave_layout *layout, uint64_t compo
 GBytes *intro_xsave_expand(const struct intro_xsave_layout *layout, const uint8_t *area,
                            size_t area_bytes, GError **error)
 {
+    uint8_t with_header[AREA_MIN_BYTES] = {0};
+
+    if (area_bytes == LEGACY_BYTES) { // FXSAVE, which leaves nothing out
+        memcpy(with_header, area, LEGACY_BYTES);
+        with_header[LEGACY_BYTES] = XFEATURE_X87 | XFEATURE_SSE;
+        area = with_header;
+        area_bytes = sizeof(with_header);
+    }
     if (area_bytes < AREA_MIN_BYTES) {
         corrupt(error, 0);
         return NULL;
@@ -178,7 +188,7 @@ static bool find_area(IntroKernel *k, struct gva task, struct gva *ret, size_t *
     }
     if (!rd_done(&r, error))
         return false;
-    if (*ret_bytes < AREA_MIN_BYTES || *ret_bytes > AREA_MAX_BYTES) {
+    if (*ret_bytes < LEGACY_BYTES || *ret_bytes > AREA_MAX_BYTES) {
         g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
                     "XSAVE area of task at %" G_GINT64_MODIFIER "x: %zu bytes", task.addr,
                     *ret_bytes);

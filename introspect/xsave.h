@@ -25,10 +25,10 @@ bool intro_xsave_layout(IntroKernel *k, struct intro_xsave_layout *ret, GError *
 // Size of a standard-form area with these components.
 size_t intro_xsave_bytes(const struct intro_xsave_layout *layout, uint64_t components);
 
-// Turns an XSAVE area (standard or compacted, as xcomp_bv says) into the standard form. Components
-// that are not in it are left in their initial state. The area is hostile: sizes are checked.
-// Returns the bytes of the standard form, NULL with INTRO_ERROR_CORRUPT. Pure: unit tests and the
-// fuzzer call it.
+// Turns an XSAVE area (standard or compacted, as xcomp_bv says; of 512 bytes: FXSAVE's) into the
+// standard form. Components that are not in it are left in their initial state. The area is
+// hostile: sizes are checked. Returns the bytes of the standard form, NULL with
+// INTRO_ERROR_CORRUPT. Pure: unit tests and the fuzzer call it.
 GBytes *intro_xsave_expand(const struct intro_xsave_layout *layout, const uint8_t *area,
                            size_t area_bytes, GError **error);
 

@@ -17,6 +17,8 @@
  */
 #define N_GPRS 16
 
+#define CR4_OSXSAVE (UINT64_C(1) << 18)
+
 static void read_x87(struct vmm_bytes *b, struct vmm_vcpu *cpu)
 {
     vmm_xsave_put16(cpu, XSAVE_FCW, vmm_bytes_u16(b));
@@ -82,6 +84,8 @@ static void read_fields(struct vmm_bytes *b, struct vmm_vcpu *cpu)
     vmm_bytes_skip(b, 3 * 8 + 10 * 4 * 8); // mcg_*, mce_banks
     vmm_bytes_skip(b, 3 * 8);              // tsc_aux, system_time_msr, wall_clock_msr
     cpu->xcr0 = vmm_bytes_u64(b);
+    if (!(cpu->cr4 & CR4_OSXSAVE)) // then the register is not in use, and FXSAVE has these two
+        cpu->xcr0 = XCR0_X87 | XCR0_SSE;
     vmm_bytes_skip(b, 8); // xstate_bv: kept up to date under KVM only
     read_vectors(b, cpu, XSAVE_YMM_HI128, 16, 2);
 }

@@ -107,6 +107,7 @@ class Pair:
         self.words = ["--memory", str(config.memory_mib), "--cpus", str(config.cpus), "--share-ram",
                       config.share_ram, "--agent", str(build / "guestagent/vmgraft-agent"),
                       *(f"--module={name}" for name in config.modules),
+                      *([f"--cpu={config.cpu_model}"] if config.cpu_model else []),
                       *guest_programs(build, tree)]
 
     def up(self):

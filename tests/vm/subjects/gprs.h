@@ -9,7 +9,7 @@
 // In the order in which the CPU numbers them: rax rcx rdx rbx rsp rbp rsi rdi r8 .. r15
 extern uint64_t gprs_in[16], gprs_out[16];
 extern uint64_t gprs_flags_in, gprs_flags_out;
-extern uint64_t gprs_xmask; // XSAVE components to load and store
+extern uint64_t gprs_xmask; // XSAVE components to load and store; 0: FXSAVE
 extern uint8_t gprs_x_in[GPRS_XSAVE_BYTES], gprs_x_out[GPRS_XSAVE_BYTES];
 extern uint64_t gprs_spins;             // how often gprs_spin_memory goes round; 0 afterwards
 extern void (*volatile gprs_how)(void); // one of the three below

@@ -16,7 +16,12 @@ gprs_hold:
     mov     gprs_xmask(%rip), %eax
     mov     gprs_xmask+4(%rip), %edx
     lea     gprs_x_in(%rip), %rcx
+    test    %eax, %eax
+    jz      1f
     xrstor64 (%rcx)
+    jmp     2f
+1:  fxrstor64 (%rcx)
+2:
     pushq   gprs_flags_in(%rip)
     popfq
     // Nothing below changes the flags.
@@ -73,7 +78,12 @@ held:
     mov     gprs_xmask(%rip), %eax
     mov     gprs_xmask+4(%rip), %edx
     lea     gprs_x_out(%rip), %rcx
+    test    %eax, %eax
+    jz      1f
     xsave64 (%rcx)
+    jmp     2f
+1:  fxsave64 (%rcx)
+2:
     // What C code expects.
     fninit
     movl    $0x1f80, mxcsr_default(%rip)
