@@ -10,7 +10,6 @@
 #include "introspect/regs.h"
 #include "introspect/sleepers.h"
 #include "introspect/syscall.h"
-#include "introspect/tty.h"
 
 /*
  * A thread can be captured where nothing is half done on its behalf:
@@ -200,16 +199,6 @@ static bool park_in_call(struct park *p, GError **error)
         p->rec->rax = 0;
         p->rec->orig_rax = UINT64_MAX;
         return true;
-    }
-    // A terminal's copy of what is written is ahead of what it has taken.
-    if (intro_chain_has(&p->chain, "n_tty_write"))
-        return busy(p, error, "may have written a part");
-    if (intro_chain_has(&p->chain, "n_tty_read")) {
-        bool whole;
-        if (!intro_tty_read_is_whole(p->c, p->task, p->call.args[0], &whole, error))
-            return false;
-        if (!whole)
-            return busy(p, error, "may have read a part of what it waits for (VMIN)");
     }
     p->rec->state = FMT_TASK_SYSCALL;
     p->c->n_openers += intro_chain_has(&p->chain, "wait_for_partner");

@@ -7,6 +7,7 @@
 
 #include "introspect/reader.h"
 #include "introspect/reentry.h"
+#include "introspect/tty.h"
 
 /*
  * A call that sleeps without having done anything is entered again, by the kernel that the thread
@@ -247,8 +248,13 @@ bool intro_syscall_finish(struct intro_ctx *c, const struct intro_where *where,
     // decides.
     if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND)
         return true;
-    if (frozen && result == -EINTR && call->row &&
-        (call->row->class == WAIT || call->row->class == BREAKS))
+    bool cut = false;
+    if (frozen && result > 0 && !intro_tty_read_cut(&e, &cut, error))
+        return false;
+    if (cut)
+        intro_enter_again(call, -ERESTARTSYS, rec);
+    else if (frozen && result == -EINTR && call->row &&
+             (call->row->class == WAIT || call->row->class == BREAKS))
         rec->rax = (uint64_t)-ERESTARTNOHAND;
     else
         rec->orig_rax = UINT64_MAX; // finished: there is nothing to restart any more

@@ -4,6 +4,7 @@
 
 #include "introspect/progress.h"
 #include "introspect/reentry.h"
+#include "introspect/tty.h"
 
 /*
  * A write to a full pipe or stream, or a read that wants more than there is (MSG_WAITALL,
@@ -19,7 +20,7 @@
 static const char *const whole_writes[] = {"unix_dgram_sendmsg", "eventfd_write"};
 
 // Who sleeps in between, when what struct iov_iter says is what was written. Of a terminal it is
-// not. A stream's pieces are sent one by one (anon_pipe_write since 6.15).
+// not (ttywait.c). A stream's pieces are sent one by one (anon_pipe_write since 6.15).
 static const char *const counted_writes[] = {"pipe_write", "anon_pipe_write",
                                              "unix_stream_sendmsg"};
 
@@ -156,6 +157,22 @@ static bool counted(struct intro_reentry *e, bool otherwise_none, enum intro_tra
     return true;
 }
 
+// Writes of terminals, which may wait for their turn first.
+static const char *const tty_writes[] = {"n_tty_write", "file_tty_write", "tty_write"};
+
+static bool written(struct intro_reentry *e, enum intro_transfer *ret, GError **error)
+{
+    struct intro_progress done;
+
+    if (!intro_tty_written(e, &done, error))
+        return false;
+    *ret = !done.known          ? INTRO_UNSURE
+           : done.bytes == 0    ? INTRO_NOTHING_DONE
+           : end_call(e, &done) ? INTRO_OVER
+                                : INTRO_UNSURE;
+    return true;
+}
+
 bool intro_transfer(struct intro_reentry *e, enum intro_transfer *ret, GError **error)
 {
     *ret = INTRO_NOTHING_DONE;
@@ -163,10 +180,14 @@ bool intro_transfer(struct intro_reentry *e, enum intro_transfer *ret, GError **
     case WAIT:
     case BREAKS:
     case RECV:
+        if (intro_chain_has(e->where->chain, "n_tty_read"))
+            return intro_tty_read(e, ret, error);
         return !SLEEPS_IN(e, counted_reads) || is_peek(e) || counted(e, !wants_all(e), ret, error);
     case WRITE:
         if (SLEEPS_IN(e, counted_writes))
             return counted(e, is_one_piece(e), ret, error);
+        if (SLEEPS_IN(e, tty_writes))
+            return written(e, ret, error);
         if (!SLEEPS_IN(e, whole_writes))
             *ret = INTRO_UNSURE;
         return true;

@@ -515,38 +515,3 @@ bool intro_tty_check_peers(struct intro_ctx *c, GError **error)
     c->fd = -1;
     return ok;
 }
-
-/* ---- reads that wait ---- */
-
-struct find_fd {
-    uint64_t fd;
-    struct gva file;
-};
-
-static bool match_fd(uint64_t fd, struct gva file, bool cloexec, void *user, GError **error)
-{
-    struct find_fd *f = user;
-
-    if (fd == f->fd)
-        f->file = file;
-    return true;
-}
-
-bool intro_tty_read_is_whole(struct intro_ctx *c, struct gva task, uint64_t fd, bool *ret,
-                             GError **error)
-{
-    g_auto(IntroReader) r = INTRO_READER(c->k);
-    struct find_fd find = {.fd = (uint32_t)fd};
-    struct termios2 termios;
-
-    // Whoever waits for the first byte, or a line, has nothing yet.
-    if (!intro_walk_fds(c->k, rd_ptr(&r, task, M_task_files), match_fd, &find, error))
-        return false;
-    *ret = false;
-    if (!find.file.addr)
-        return true;
-    struct gva tty = rd_ptr(&r, rd_ptr(&r, find.file, M_file_private), M_ttyfile_tty);
-    rd_bytes(&r, tty, M_tty_termios, &termios, sizeof termios);
-    *ret = termios.c_lflag & ICANON || termios.c_cc[VMIN] <= 1;
-    return rd_done(&r, error);
-}
