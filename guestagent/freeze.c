@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "formats/frozen.h"
 #include "guestagent/error.h"
 #include "guestagent/procfs.h"
 
@@ -389,7 +390,7 @@ static void wind_back(struct thread *t)
     if (!ended && !is_short_read(t->tid, &regs, ia32))
         return;
     regs.rax = regs.orig_rax;
-    regs.orig_rax = (unsigned long)-1;
+    regs.orig_rax = (unsigned long)(ended ? FMT_FROZEN_IN_CALL : -1);
     regs.rip -= SYSCALL_BYTES;
     // A signal that comes now has a short read run after its handler, which is no difference.
     t->wound_back = ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) == 0 && ended;

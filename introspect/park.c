@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "formats/frozen.h"
 #include "introspect/orc.h"
 #include "introspect/reader.h"
 #include "introspect/reentry.h"
@@ -234,8 +235,7 @@ static bool keep_wound_back(struct park *p, GError **error)
     const bool found = intro_sleepers_find(p->c, p->task, p->regs.ip, &p->sleep);
     const struct intro_where where = {
         .task = p->task, .mm = p->mm, .chain = &p->chain, .sleep = found ? &p->sleep : NULL};
-    // In a call that any handler ends with EINTR, if it was asleep: only those are wound back.
-    const bool slept = intro_sleepers_slept(p->c, p->task, p->regs.ip);
+    const bool slept = (int64_t)p->regs.orig_ax == FMT_FROZEN_IN_CALL;
     if (slept)
         intro_enter_again(&call, -ERESTARTNOHAND, p->rec);
     intro_timeout_keep_frozen(p->c, &where, &call, p->rec);

@@ -116,11 +116,6 @@ static const struct note *find(const struct intro_ctx *c, struct gva task, uint6
                : NULL;
 }
 
-bool intro_sleepers_slept(const struct intro_ctx *c, struct gva task, uint64_t ip)
-{
-    return find(c, task, ip + SYSCALL_BYTES) != NULL;
-}
-
 bool intro_sleepers_find(const struct intro_ctx *c, struct gva task, uint64_t ip,
                          struct intro_sleep *ret)
 {

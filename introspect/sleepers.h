@@ -5,10 +5,6 @@
 #include "introspect/context.h"
 #include "introspect/syscall.h"
 
-// Whether the thread was asleep in the call that it is about to enter (ip), and has done nothing
-// since but stop.
-bool intro_sleepers_slept(const struct intro_ctx *c, struct gva task, uint64_t ip);
-
 // false where the thread slept without a timer, or has done more since than stop. ip: where it goes
 // on, at the instruction that enters its call.
 bool intro_sleepers_find(const struct intro_ctx *c, struct gva task, uint64_t ip,
