@@ -37,5 +37,14 @@ const struct fmt_record_type *fmt_record_type(uint32_t type)
 
 bool fmt_type_is_object(uint32_t type)
 {
-    return fmt_record_type(type) && type < FMT_BODY && type != FMT_STRING && type != FMT_BYTES;
+    switch (type) {
+    case FMT_STRING:
+    case FMT_BYTES:
+    case FMT_BODY:
+    case FMT_PAGES:
+    case FMT_TAIL:
+        return false;
+    default:
+        return fmt_record_type(type) != NULL;
+    }
 }

@@ -440,7 +440,7 @@ void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f)
                           "%s was deleted and cannot be made again: %s", path, g_strerror(errno));
     else if (inode->contents == FMT_CONTENTS_DELETED || S_ISDIR(inode->mode))
         return;
-    else if (other && inode->contents == FMT_CONTENTS_CARRIED && agent_name_is_free(other))
+    else if (other && inode->contents == FMT_CONTENTS_CARRIED && agent_name_is_free(r, other))
         agent_note_file(r, "carried", f->rec.objref, "%s was missing and came along", other);
     else if (!other)
         agent_refuse_file(r, "file-deleted", f->rec.objref, "%s was deleted and is still open",

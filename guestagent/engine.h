@@ -85,7 +85,8 @@ struct AgentRestore {
     bool timens;            // the processes are in a time namespace of their own
     int64_t mono_offset_ns; // what it adds to the clocks of the initial one
     int64_t boot_offset_ns;
-    GPtrArray *created;            // of char *: new files of this machine
+    GPtrArray *created;            // of char *: new files of this machine, and their directories
+    GPtrArray *ways;               // way.c: directories to be made; NULL for none
     GArray *undo;                  // of struct agent_undo: changes to files of this machine
     struct agent_ipc *ipc;         // ipc.c: what it made and left
     struct agent_sockets *sockets; // socket.c; NULL where the image has none
@@ -268,8 +269,11 @@ bool agent_name_is_possible(const char *path, struct stat *ret_above);
 // when all that is made there is open.
 char *agent_aside_path(AgentRestore *r, const char *path);
 void agent_aside_leave(AgentRestore *r);
-// Whether nothing has it, and the directory that it is to be in is there.
-bool agent_name_is_free(const char *path);
+// Whether nothing has it, and the directory that it is to be in is there or will be.
+bool agent_name_is_free(AgentRestore *r, const char *path);
+// way.c: whether the directory is there, or can be made as the image has it: then it will be.
+bool agent_way_plan(AgentRestore *r, const char *dir);
+bool agent_way_make(AgentRestore *r, GError **error); // agent_inodes_undo() removes them again
 void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f);
 int agent_deleted_open(AgentRestore *r, const struct fmt_file *f, GError **error);
 // Makes all deleted directories, open and as working directories, and opens them. They have names

@@ -213,7 +213,8 @@ bool agent_files_open(AgentRestore *r, GError **error)
 {
     GPtrArray *deleted;
 
-    if (!raise_limit(r, error) || !(deleted = agent_deleted_directories(r, error)))
+    if (!raise_limit(r, error) || !agent_way_make(r, error) ||
+        !(deleted = agent_deleted_directories(r, error)))
         return false;
     const bool ok = open_all(r, error);
 

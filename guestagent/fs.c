@@ -40,7 +40,7 @@ static void plan_task(AgentRestore *r, const AgentTask *t)
         agent_refuse(r, "cwd", pid, -1,
                      "its working directory %s was deleted and cannot be made again: %s", cwd,
                      g_strerror(errno));
-    else if (!fs->cwd_inode && !is_directory(cwd))
+    else if (!fs->cwd_inode && !agent_way_plan(r, cwd))
         agent_refuse(r, "cwd", pid, -1, "its working directory %s is none here", cwd);
 }
 

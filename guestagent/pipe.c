@@ -39,7 +39,7 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
             agent_refuse_file(r, "file-deleted", f->rec.objref,
                               "%s was deleted and cannot be made again: %s", path,
                               g_strerror(errno));
-    } else if (agent_name_is_free(path))
+    } else if (agent_name_is_free(r, path))
         agent_note_file(r, "carried", f->rec.objref, "%s was missing and is made", path);
     else if (stat(path, &st) < 0)
         agent_refuse_file(r, "file-missing", f->rec.objref, "%s: %s", path, g_strerror(errno));
@@ -118,7 +118,7 @@ static int open_fifo(AgentRestore *r, const struct fmt_file *f, bool *ret_made, 
     g_autofree char *path = agent_file_path(r, f);
     int fd, there = 0;
 
-    *ret_made = f->deleted || (agent_name_is_free(path) && mkfifo(path, 0600) == 0);
+    *ret_made = f->deleted || (agent_name_is_free(r, path) && mkfifo(path, 0600) == 0);
     if (f->deleted)
         return open_deleted(r, path, error);
     if (*ret_made)

@@ -282,6 +282,7 @@ void agent_restore_free(AgentRestore *r)
     agent_ipc_free(r->ipc);
     g_array_unref(r->undo);
     g_ptr_array_unref(r->created);
+    g_clear_pointer(&r->ways, g_ptr_array_unref);
     agent_sockets_free(r->sockets);
     agent_cow_free(r->cow);
     g_array_unref(r->fds);

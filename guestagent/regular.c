@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,12 +19,12 @@ static bool is_made_up(const struct fmt_inode *inode)
 }
 
 // A symbolic link that leads nowhere is something of that name, too.
-bool agent_name_is_free(const char *path)
+bool agent_name_is_free(AgentRestore *r, const char *path)
 {
     g_autofree char *dir = g_path_get_dirname(path);
     struct stat st;
 
-    return lstat(path, &st) < 0 && stat(dir, &st) == 0 && S_ISDIR(st.st_mode);
+    return lstat(path, &st) < 0 && agent_way_plan(r, dir);
 }
 
 static void plan_contents(AgentRestore *r, const struct fmt_file *f, const struct fmt_inode *inode,
@@ -61,7 +62,7 @@ static void plan_missing(AgentRestore *r, const struct fmt_file *f, const struct
     };
     const int saved = errno;
 
-    if (saved == ENOENT && inode->contents == FMT_CONTENTS_CARRIED && agent_name_is_free(path))
+    if (saved == ENOENT && inode->contents == FMT_CONTENTS_CARRIED && agent_name_is_free(r, path))
         agent_note_file(r, "carried", f->rec.objref, "%s was missing and came along", path);
     else
         agent_refuse_file(r, "file-missing", f->rec.objref, "%s: %s%s", path, g_strerror(saved),
@@ -155,8 +156,8 @@ bool agent_inode_make(AgentRestore *r, const struct fmt_inode *inode, const char
 
 void agent_inodes_undo(AgentRestore *r)
 {
-    for (guint i = 0; i < r->created->len; i++)
-        unlink(g_ptr_array_index(r->created, i));
+    for (guint i = r->created->len; i-- > 0;)
+        remove(g_ptr_array_index(r->created, i));
 }
 
 static int open_by_name(AgentRestore *r, const struct fmt_file *f, GError **error)

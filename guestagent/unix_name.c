@@ -86,7 +86,7 @@ static void plan_path(AgentRestore *r, const struct agent_sock *s, uint64_t pid,
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct stat st;
 
-    if (stat(dir, &st) < 0 || !S_ISDIR(st.st_mode)) {
+    if (!agent_way_plan(r, dir)) {
         agent_refuse(r, "file-missing", pid, fd, "%s, where a socket is to be, is no directory",
                      dir);
         return;

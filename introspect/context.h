@@ -152,6 +152,9 @@ char *intro_path_str(IntroKernel *k, struct intro_path path, struct intro_path r
 char *intro_inode_path(IntroKernel *k, struct gva inode, struct gva mnt, struct intro_path root,
                        GError **error);
 
+// way.c: records the directories above a place that has a path, for a target that lacks them.
+bool intro_way(struct intro_ctx *c, struct intro_path place, GError **error);
+
 // The last component of a dentry's path.
 char *intro_dentry_name(IntroKernel *k, struct gva dentry, GError **error);
 

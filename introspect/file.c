@@ -33,6 +33,12 @@ static bool record_lost(struct intro_opened *o, GError **error)
     return true;
 }
 
+static bool way_to(struct intro_opened *o, GError **error)
+{
+    return o->rec->deleted || !o->name[0] ||
+           intro_way(o->c, (struct intro_path){o->mnt, o->dentry}, error);
+}
+
 static bool record_inode(struct intro_opened *o, GError **error)
 {
     uint64_t ref = intro_inode(o->c, o->inode, error);
@@ -46,7 +52,8 @@ static bool record_inode(struct intro_opened *o, GError **error)
         return intro_file_deleted(o, inode, error);
     if (!inode->path)
         inode->path = g_strdup(o->name);
-    return !S_ISREG(o->mode) || intro_file_carry(o, inode, error);
+    return !S_ISREG(o->mode) ||
+           (intro_file_carry(o, inode, error) && (!inode->contents || way_to(o, error)));
 }
 
 static bool record_directory(struct intro_opened *o, GError **error)
@@ -95,9 +102,10 @@ static bool record_pipe(struct intro_opened *o, GError **error)
 {
     if (!(o->rec->object = intro_pipe(o->c, o->inode, error)))
         return false;
-    if (strcmp(o->fstype, "pipefs") != 0)
-        o->rec->path = g_strdup(o->name); // a FIFO, with or without a name
-    return true;
+    if (strcmp(o->fstype, "pipefs") == 0)
+        return true;
+    o->rec->path = g_strdup(o->name); // a FIFO, with or without a name
+    return way_to(o, error);
 }
 
 static bool record_shm(struct intro_opened *o, GError **error)

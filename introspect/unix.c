@@ -146,7 +146,7 @@ static bool read_path(struct intro_ctx *c, struct gva sk, struct fmt_unix_socket
     rec->path_mode = rd(&r, inode, M_inode_mode) & 07777;
     rec->path_uid = rd(&r, inode, M_inode_uid);
     rec->path_gid = rd(&r, inode, M_inode_gid);
-    return rd_done(&r, error);
+    return rd_done(&r, error) && intro_way(c, where, error);
 }
 
 static bool read_peer_cred(struct intro_ctx *c, struct gva sk, struct fmt_unix_socket *rec,

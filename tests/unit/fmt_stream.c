@@ -119,10 +119,10 @@ static void test_versions(void)
     g_clear_error(&error);
     format[8 + 2] = 0;
 
-    bytes->data[WIRE_MAGIC_BYTES] = FMT_TAIL - 1;
+    bytes->data[WIRE_MAGIC_BYTES] = FMT_TAIL + 1;
     g_assert_false(sample_decode(bytes->data, bytes->len, 1, NULL, &error));
     g_assert_error(error, FMT_ERROR, FMT_ERROR_VERSION);
-    g_assert_nonnull(strstr(error->message, "type 62"));
+    g_assert_nonnull(strstr(error->message, "type 64"));
 }
 
 // A live transfer leaves contents out; it can be decoded, and taken back as long as nothing was

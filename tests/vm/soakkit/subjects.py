@@ -111,6 +111,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("unix-seqpacket", "seqpacket", program="unix"),
     _own("unix-listen", "listen", program="unix"),
     _own("unix-listen-seqpacket", "listen-seqpacket", program="unix"),
+    _own("ways"),
     _own("netlink"),
     _own("eventfd"),
     _own("timerfd"),

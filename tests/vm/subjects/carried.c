@@ -18,7 +18,7 @@
 #define HOLE  4u // the page that was never written
 #define MTIME 1500000001
 
-static int file, writer, log_fd, linked, empty, program;
+static int file, writer, log_fd, linked, empty, program, deep;
 static uint8_t *shared, *private;
 static uint64_t generation;
 
@@ -69,6 +69,9 @@ static void set_up(void)
     MUST(fchmod(empty, 0604) == 0 && futimens(empty, times) == 0);
     program = create("program", O_RDWR);
     MUST(fchmod(program, 04711) == 0);
+    MUST(mkdir("above", 0700) == 0 && mkdir("above/it", 0700) == 0);
+    deep = create("above/it/deep", O_RDWR);
+    MUST(write(deep, "deep", 4) == 4 && chmod("above", 02751) == 0 && chown("above/it", 5, 6) == 0);
 }
 
 // The name leads to the very file that is open.
@@ -109,6 +112,9 @@ static void check(void)
     check_name("log", log_fd, 0640, 0, 4, 1);
     check_name("empty", empty, 0604, 0, 0, 1);
     check_name("program", program, 04711, 0, 0, 1);
+    check_name("above/it/deep", deep, 0640, 0, 4, 1);
+    CHECK(stat("above", &st) == 0 && st.st_mode == (S_IFDIR | 02751), "above: %o", st.st_mode);
+    CHECK(stat("above/it", &st) == 0 && st.st_uid == 5 && st.st_gid == 6, "above/it: its owner");
     check_data();
     MUST(fstat(empty, &st) == 0);
     CHECK(st.st_mtim.tv_sec == MTIME && st.st_mtim.tv_nsec == 3, "time of modification");

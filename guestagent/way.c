@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Directories that this machine lacks and that lead to what is made in them: sockets, FIFOs, files
+// that came along.
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "guestagent/engine.h"
+
+struct way {
+    const struct fmt_directory *rec;
+    char *path; // on this machine
+};
+
+static void way_free(void *data)
+{
+    struct way *way = data;
+
+    g_free(way->path);
+    g_free(way);
+}
+
+static bool is_needed(const AgentRestore *r, const struct fmt_directory *rec)
+{
+    for (guint i = 0; r->ways && i < r->ways->len; i++) {
+        const struct way *way = g_ptr_array_index(r->ways, i);
+
+        if (way->rec == rec)
+            return true;
+    }
+    return false;
+}
+
+static const struct fmt_directory *record_of(AgentRestore *r, const char *path)
+{
+    const struct fmt_directory *rec;
+
+    for (size_t i = 0; FMT_NEXT(r->img, DIRECTORY, i, rec); i++) {
+        g_autofree char *real = rec->path ? agent_path(r, rec->path) : NULL;
+
+        if (real && strcmp(real, path) == 0)
+            return rec;
+    }
+    return NULL;
+}
+
+bool agent_way_plan(AgentRestore *r, const char *dir)
+{
+    struct stat st;
+
+    if (stat(dir, &st) == 0)
+        return S_ISDIR(st.st_mode);
+    // Nor a symbolic link that leads nowhere.
+    const struct fmt_directory *rec =
+        errno == ENOENT && lstat(dir, &st) < 0 ? record_of(r, dir) : NULL;
+    g_autofree char *above = g_path_get_dirname(dir);
+
+    if (!rec || strlen(above) >= strlen(dir))
+        return false;
+    if (is_needed(r, rec))
+        return true;
+    if (!agent_way_plan(r, above))
+        return false;
+    struct way *way = g_new(struct way, 1);
+
+    *way = (struct way){rec, g_strdup(dir)};
+    if (!r->ways)
+        r->ways = g_ptr_array_new_with_free_func(way_free);
+    g_ptr_array_add(r->ways, way);
+    agent_note(r, "carried", 0, -1, "the directory %s was missing and is made", dir);
+    return true;
+}
+
+bool agent_way_make(AgentRestore *r, GError **error)
+{
+    // Those above come first.
+    for (guint i = 0; r->ways && i < r->ways->len; i++) {
+        const struct way *way = g_ptr_array_index(r->ways, i);
+
+        if (mkdir(way->path, 0700) < 0)
+            return agent_fail_errno(error, "%s", way->path);
+        g_ptr_array_add(r->created, g_strdup(way->path));
+        if (chown(way->path, (uid_t)way->rec->uid, (gid_t)way->rec->gid) < 0 ||
+            chmod(way->path, way->rec->mode & 07777) < 0)
+            return agent_fail_errno(error, "owner of %s", way->path);
+    }
+    return true;
+}
