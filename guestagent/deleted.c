@@ -20,7 +20,7 @@
 /* ---- names ---- */
 
 // The lowest directory above it that is there.
-static char *existing_ancestor(const char *path)
+char *agent_existing_ancestor(const char *path)
 {
     g_autofree char *at = g_path_get_dirname(path);
     struct stat st;
@@ -36,7 +36,7 @@ static char *existing_ancestor(const char *path)
 
 bool agent_name_is_possible(const char *path, struct stat *ret_above)
 {
-    g_autofree char *dir = existing_ancestor(path);
+    g_autofree char *dir = agent_existing_ancestor(path);
 
     if (stat(dir, ret_above) < 0 || access(dir, W_OK) < 0)
         return false;
@@ -270,9 +270,10 @@ static int open_one(struct making *m, const struct fmt_file *f, GError **error)
     return name ? agent_fd_up(m->r, open(name, flags), error) : -1;
 }
 
-// O_TMPFILE: the file can get a name still, which one that was unlinked cannot.
+// O_TMPFILE: the file can get a name still, which one that was unlinked cannot, nor with O_EXCL.
 static bool make_tmpfile(struct making *m, GError **error)
 {
+    const struct fmt_attributes *has = agent_attributes(m->r, m->inode->rec.objref);
     GHashTableIter iter;
     struct agent_file *f;
 
@@ -281,13 +282,14 @@ static bool make_tmpfile(struct making *m, GError **error)
         if (f->rec->object != m->inode->rec.objref || !(f->rec->flags & __O_TMPFILE))
             continue;
         g_autofree char *path = agent_path(m->r, f->rec->path);
-        g_autofree char *dir = existing_ancestor(path);
+        g_autofree char *dir = agent_existing_ancestor(path);
 
-        f->fd = agent_fd_up(
-            m->r,
-            open(dir, (int)(f->rec->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_TMPFILE | O_CLOEXEC,
-                 0600),
-            error);
+        f->fd = agent_fd_up(m->r,
+                            open(dir,
+                                 (int)(f->rec->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_TMPFILE |
+                                     O_CLOEXEC | (has && has->unlinkable ? O_EXCL : 0),
+                                 0600),
+                            error);
         if (f->fd < 0)
             return false;
         m->fd = agent_reopen(m->r, f->fd, O_RDWR, error);
@@ -515,6 +517,10 @@ bool agent_inodes_finish(AgentRestore *r, GError **error)
         agent_times(inode->atime_ns, inode->mtime_ns, times);
         if (futimens(fd, times) < 0)
             return agent_fail_errno(error, "times of a file");
+        if (!agent_attributes_give(fd, agent_attributes(r, inode->rec.objref), error)) {
+            g_prefix_error(error, "%s: ", inode->path ? inode->path : "a deleted file");
+            return false;
+        }
         // Nobody else may have it open for writing where it is a program or is leased.
         agent_fd_close(r, fd);
         g_hash_table_remove(r->objects, &inode->rec.objref);

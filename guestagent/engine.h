@@ -274,6 +274,8 @@ bool agent_name_is_free(AgentRestore *r, const char *path);
 // way.c: whether the directory is there, or can be made as the image has it: then it will be.
 bool agent_way_plan(AgentRestore *r, const char *dir);
 bool agent_way_make(AgentRestore *r, GError **error); // agent_inodes_undo() removes them again
+// The lowest directory above a path that is there.
+char *agent_existing_ancestor(const char *path);
 void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f);
 int agent_deleted_open(AgentRestore *r, const struct fmt_file *f, GError **error);
 // Makes all deleted directories, open and as working directories, and opens them. They have names
@@ -297,6 +299,17 @@ void agent_times(int64_t atime_ns, int64_t mtime_ns, struct timespec ret[2]);
 bool agent_inodes_finish(AgentRestore *r, GError **error);
 // Removes new files that have a name.
 void agent_inodes_undo(AgentRestore *r);
+
+// attributes.c: what an INODE or SHM has besides, NULL for nothing.
+const struct fmt_attributes *agent_attributes(const AgentRestore *r, uint64_t owner);
+// Whether this machine's file systems take it.
+void agent_attributes_plan(AgentRestore *r);
+// To a new file that has its contents and times; `has` may be NULL.
+bool agent_attributes_give(int fd, const struct fmt_attributes *has, GError **error);
+// So that a new file can be removed again.
+void agent_attributes_take_back(const char *path);
+// Hints about writes, while files are open.
+bool agent_attributes_hint(AgentRestore *r, GError **error);
 
 // directory.c: whether the directory at `path` can be read on from where the image has it, and
 // that.

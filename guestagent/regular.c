@@ -156,8 +156,14 @@ bool agent_inode_make(AgentRestore *r, const struct fmt_inode *inode, const char
 
 void agent_inodes_undo(AgentRestore *r)
 {
-    for (guint i = r->created->len; i-- > 0;)
-        remove(g_ptr_array_index(r->created, i));
+    for (guint i = r->created->len; i-- > 0;) {
+        const char *path = g_ptr_array_index(r->created, i);
+
+        if (remove(path) < 0 && errno == EPERM) {
+            agent_attributes_take_back(path);
+            remove(path);
+        }
+    }
 }
 
 static int open_by_name(AgentRestore *r, const struct fmt_file *f, GError **error)

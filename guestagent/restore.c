@@ -79,6 +79,7 @@ AgentRestore *agent_restore_plan(FmtImage *meta, const struct agent_restore_opti
     agent_files_plan(r);
     agent_sockets_plan(r);
     agent_shm_plan(r);
+    agent_attributes_plan(r);
     agent_ipc_plan(r);
     agent_time_plan(r);
     agent_restart_plan(r);
@@ -270,7 +271,7 @@ static bool leave_scratch(AgentProc *p, GError **error)
 
 bool agent_restore_finish(AgentRestore *r, GError **error)
 {
-    if (!bear(r, error) || !agent_inodes_finish(r, error))
+    if (!bear(r, error) || !agent_attributes_hint(r, error) || !agent_inodes_finish(r, error))
         return false;
     agent_pipes_finish(r);
     if (!agent_shm_seal(r, error) || !agent_ipc_fill(r, error) || !agent_mqueue_finish(r, error))

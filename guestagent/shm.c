@@ -351,6 +351,10 @@ bool agent_shm_seal(AgentRestore *r, GError **error)
         agent_times(shm->atime_ns, shm->mtime_ns, times);
         if (shm->mtime_ns && futimens(fds->fd, times) < 0)
             return agent_fail_errno(error, "times of memfd %s", shm->name);
+        if (!agent_attributes_give(fds->fd, agent_attributes(r, shm->rec.objref), error)) {
+            g_prefix_error(error, "memfd %s: ", shm->name);
+            return false;
+        }
         // A memfd made without MFD_ALLOW_SEALING carries this seal from birth.
         if (seals && fcntl(fds->fd, F_ADD_SEALS, (int)seals) < 0)
             return agent_fail_errno(error, "seals of memfd %s", shm->name);

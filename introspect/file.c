@@ -39,6 +39,17 @@ static bool way_to(struct intro_opened *o, GError **error)
            intro_way(o->c, (struct intro_path){o->mnt, o->dentry}, error);
 }
 
+// Contents, or another path, where the target may need them.
+static bool record_contents(struct intro_opened *o, struct fmt_inode *inode, GError **error)
+{
+    if (o->rec->deleted)
+        return intro_file_deleted(o, inode, error);
+    if (!inode->path)
+        inode->path = g_strdup(o->name);
+    return !S_ISREG(o->mode) ||
+           (intro_file_carry(o, inode, error) && (!inode->contents || way_to(o, error)));
+}
+
 static bool record_inode(struct intro_opened *o, GError **error)
 {
     uint64_t ref = intro_inode(o->c, o->inode, error);
@@ -48,12 +59,11 @@ static bool record_inode(struct intro_opened *o, GError **error)
     struct fmt_inode *inode = fmt_image_by_ref(o->c->img, ref, FMT_INODE);
     o->rec->object = ref;
     o->rec->path = g_strdup(o->name);
-    if (o->rec->deleted)
-        return intro_file_deleted(o, inode, error);
-    if (!inode->path)
-        inode->path = g_strdup(o->name);
-    return !S_ISREG(o->mode) ||
-           (intro_file_carry(o, inode, error) && (!inode->contents || way_to(o, error)));
+    return record_contents(o, inode, error) &&
+           intro_file_attributes(o,
+                                 inode->contents == FMT_CONTENTS_DELETED ||
+                                     inode->contents == FMT_CONTENTS_CARRIED,
+                                 error);
 }
 
 static bool record_directory(struct intro_opened *o, GError **error)
@@ -110,7 +120,8 @@ static bool record_pipe(struct intro_opened *o, GError **error)
 
 static bool record_shm(struct intro_opened *o, GError **error)
 {
-    return (o->rec->object = intro_shm(o->c, o->inode, error)) != 0;
+    return (o->rec->object = intro_shm(o->c, o->inode, error)) != 0 &&
+           intro_file_attributes(o, true, error);
 }
 
 static bool record_mqueue(struct intro_opened *o, GError **error)

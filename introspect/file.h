@@ -31,6 +31,13 @@ void intro_file_check_owners(struct intro_ctx *c);
 bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError **error);
 bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **error);
 
+// attributes.c: what the inode has besides, as a record of `owner`, where it has anything. `whole`:
+// the file itself goes along, with all that it has; of others only what open files know of.
+bool intro_attributes(struct intro_ctx *c, struct gva inode, uint64_t owner, bool whole,
+                      const char *name, GError **error);
+// The same for an open file.
+bool intro_file_attributes(struct intro_opened *o, bool whole, GError **error);
+
 // disk.c: a file that is to be carried (its contents are PARTLY as yet) and is not all in memory is
 // completed from the guest's disks, where that is asked for and they can be read; to be called when
 // nothing else of the take is to be done. What cannot be had is noted.

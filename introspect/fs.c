@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Working directory, root directory and umask (struct fs_struct).
 #include "introspect/context.h"
+#include "introspect/file.h"
 #include "introspect/life.h"
 #include "introspect/reader.h"
 
@@ -107,6 +108,8 @@ static uint64_t deleted_directory(struct intro_ctx *c, struct gva dentry, GError
         (ref = intro_inode(c, inode, error))) {
         struct fmt_inode *rec = fmt_image_by_ref(c->img, ref, FMT_INODE);
         rec->contents = FMT_CONTENTS_DELETED;
+        if (!intro_attributes(c, inode, ref, true, "the working directory", error))
+            return 0;
     }
     return ref;
 }

@@ -43,6 +43,7 @@ static void settle(FmtImage *img)
     struct fmt_signal *signal;
     struct fmt_cow_set *set;
     struct fmt_cow *cow;
+    struct fmt_attributes *attributes;
 
     for (size_t i = 0; FMT_NEXT(img, VMA, i, vma); i++) {
         vma->mm = ref_of(img, FMT_MM);
@@ -56,6 +57,8 @@ static void settle(FmtImage *img)
         file->kind = i == 0 ? FMT_FILE_PIPE : FMT_FILE_REG;
         file->object = ref_of(img, i == 0 ? FMT_PIPE : FMT_INODE);
     }
+    for (size_t i = 0; FMT_NEXT(img, ATTRIBUTES, i, attributes); i++)
+        attributes->owner = ref_of(img, FMT_INODE);
     for (size_t i = 0; FMT_NEXT(img, COW, i, cow); i++) {
         cow->start = 0x400000 + i * 0x100000;
         cow->end = cow->start + 0x100000;
