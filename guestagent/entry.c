@@ -3,7 +3,7 @@
 //
 // Of some it is the call itself that must find the signals that have come meanwhile: it lets in
 // others than the thread does, or tells what is left of it. Its thread stops at the entry, with all
-// signals blocked until then, and is let go from there.
+// signals blocked until then, and enters the call from there.
 //
 // Others are entered again with what is left of their timeout (FMT_RESTART_ENTER).
 // The timeout is an argument that a program does not expect to change, or belongs to a socket. So
@@ -252,6 +252,13 @@ static bool is_ready(const AgentTask *t)
     return ptrace(PTRACE_SETOPTIONS, t->tracee.tid, NULL, PTRACE_O_TRACESYSGOOD) == 0;
 }
 
+// From its entry into the call. One that is let go at the entry is told of a signal that there may
+// not be, and epoll_pwait fails of that.
+static bool fall_asleep(AgentTask *t)
+{
+    return ptrace(PTRACE_SYSCALL, t->tracee.tid, NULL, NULL) == 0 && stays_in(t);
+}
+
 static void enter_with_rest(AgentTask *t)
 {
     const bool millis = t->rec->restart_arg1 == FMT_TIMEOUT_MILLIS;
@@ -261,9 +268,8 @@ static void enter_with_rest(AgentTask *t)
     if (!there)
         agent_note(t->proc->r, "timeout", t->proc->rec->pid, -1,
                    "thread %" PRIu64 " starts the timeout of its call over", t->rec->tid);
-    if (there && go_to_entry(t) && (!millis || set_millis(t)) &&
-        ptrace(PTRACE_SYSCALL, t->tracee.tid, NULL, NULL) == 0)
-        t->asleep = stays_in(t);
+    if (there && go_to_entry(t) && (!millis || set_millis(t)))
+        t->asleep = fall_asleep(t);
     if (!there || millis)
         return;
     if (t->rec->restart_arg2) {
@@ -289,8 +295,8 @@ void agent_entries(AgentRestore *r)
                 continue;
             if (t->rec->restart == FMT_RESTART_ENTER && is_ready(t))
                 enter_with_rest(t);
-            else if (finds_signals(t) && enters_call(t) && is_ready(t))
-                go_to_entry(t);
+            else if (finds_signals(t) && enters_call(t) && is_ready(t) && go_to_entry(t))
+                t->asleep = fall_asleep(t);
         }
     }
 }

@@ -109,7 +109,11 @@ class Round:
     def _hop(self, random, begin, end):
         """Moves the process, and then it is nowhere else."""
         self._pause(random)
-        facts = self._move("migrate", begin, end)
+        try:
+            facts = self._move("migrate", begin, end)
+        except Failure as failure:
+            verdict = begin.shell(f"cat {self.workdir}/verdict; exit 0").strip()
+            raise Failure(f"{verdict} (then: {failure})") if verdict else failure
         left = facts and begin.shell(f"cat /proc/{self.pids[begin]}/cmdline 2>/dev/null; exit 0")
         if left:
             raise Failure(f"after the move the original still lives: {left!r}")

@@ -367,11 +367,16 @@ static void do_epoll(struct worker *w)
     CALL(w, SYS_epoll_wait, (unsigned long)w->fds[0], AT(&w->event), 1, calls_timeout_ms());
 }
 
-static void do_epoll_byte(struct worker *w)
+static void empty_epoll_of(struct worker *w)
 {
     epoll_of(w);
     if (poll(&(struct pollfd){w->extra, POLLIN, 0}, 1, 0) == 1)
         MUST(read(w->extra, w->bytes, 1) == 1);
+}
+
+static void do_epoll_byte(struct worker *w)
+{
+    empty_epoll_of(w);
     CALL(w, SYS_epoll_wait, (unsigned long)w->fds[0], AT(&w->event), 1,
          calls_with_signals ? (unsigned long)-1 : CALLS_LONG_NS / NS_PER_MS);
 }
@@ -381,6 +386,14 @@ static void do_epoll_pwait(struct worker *w)
     epoll_of(w);
     CALL(w, SYS_epoll_pwait, (unsigned long)w->fds[0], AT(&w->event), 1, calls_timeout_ms(),
          AT(&w->let), CALLS_SIGSET);
+}
+
+// As event loops have it.
+static void do_epoll_pwait_byte(struct worker *w)
+{
+    empty_epoll_of(w);
+    CALL(w, SYS_epoll_pwait, (unsigned long)w->fds[0], AT(&w->event), 1, (unsigned long)-1, 0,
+         CALLS_SIGSET);
 }
 
 #ifdef __x86_64__
@@ -419,6 +432,7 @@ const struct call calls_io[] = {
     ROW("pselect6", do_pselect, NULL, FAILS, 0, .masks = true),
     ROW("epoll_wait", do_epoll, NULL, FAILS, 0, .elsewhere = true, .stops = true),
     ROW("epoll_wait for a byte", do_epoll_byte, give_byte, FAILS, 1, .elsewhere = true, .stops = true),
+    ROW("epoll_pwait for a byte", do_epoll_pwait_byte, give_byte, FAILS, 1, .stops = true),
     ROW("epoll_pwait", do_epoll_pwait, NULL, FAILS, 0, .masks = true, .elsewhere = true, .stops = true),
 #ifdef __x86_64__ // those of i386 take 64 bits or are wrapped in others
     ROW("epoll_pwait2", do_epoll_pwait2, NULL, FAILS, 0, .masks = true, .optional = true, .stops = true),
