@@ -16,6 +16,7 @@ class Subject:
     modules: tuple = ()  # of the kernel, to be loaded in both guests
     refused: str = ""  # the kind of refusal that it must meet with, unharmed
     options: tuple = ()  # of `vmgraft capture` and `migrate`
+    one_way: bool = False  # whom it has left where it comes from is in its way back
 
     def command(self, workdir, *more):
         return [workdir if word == "WORKDIR" else word for word in self.argv] + list(more)
@@ -122,7 +123,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("carried", options=("--carry-files",)),
     _own("losses", options=_allow("bpf", "debug-registers", "device", "external-memory", "external-pipe",
                           "external-socket", "fanotify", "kernel-file", "kernel-object",
-                          "namespace", "perf", "perf-event", "socket")),
+                          "namespace", "perf", "perf-event", "socket"), one_way=True),
     _own("tty"),
     _own("tty-job", program="ttyjob"),
     _own("ttywaits"),
