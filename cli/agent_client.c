@@ -434,7 +434,7 @@ bool cli_agent_hold(CliAgent *a, const char *note, GError **error)
 {
     struct json_object *obj = json_object_new_object();
 
-    json_object_object_add(obj, "note", json_object_new_string(note));
+    json_object_object_add(obj, "note", cli_json_text(note));
     return ask(a, AGENT_HOLD, obj, AGENT_HELD, NULL, NULL, error);
 }
 

@@ -9,7 +9,7 @@ void cli_arrival_add_json(struct json_object *obj, const GArray *pids, const GPt
     for (guint i = 0; i < pids->len; i++)
         json_object_array_add(list, json_object_new_int64(g_array_index(pids, uint32_t, i)));
     for (guint i = 0; i < notes->len; i++)
-        json_object_array_add(texts, json_object_new_string(g_ptr_array_index(notes, i)));
+        json_object_array_add(texts, cli_json_text(g_ptr_array_index(notes, i)));
     if (pids->len > 0)
         json_object_object_add(obj, "new_pid",
                                json_object_new_int64(g_array_index(pids, uint32_t, 0)));

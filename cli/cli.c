@@ -187,7 +187,7 @@ enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, GPtrArray *
         struct json_object *obj = json_object_new_object(), *list = json_object_new_array();
 
         for (guint i = 0; i < reasons->len; i++)
-            json_object_array_add(list, json_object_new_string(g_ptr_array_index(reasons, i)));
+            json_object_array_add(list, cli_json_text(g_ptr_array_index(reasons, i)));
         json_object_object_add(obj, "result", json_object_new_string("refused"));
         json_object_object_add(obj, "reasons", list);
         json_object_object_add(obj, "refusals", cli_reasons_json(reasons));
@@ -195,6 +195,13 @@ enum cli_exit cli_fail_refused(struct cli *cli, const GError *error, GPtrArray *
         fflush(stdout);
     }
     return CLI_EXIT_REFUSED;
+}
+
+struct json_object *cli_json_text(const char *text)
+{
+    g_autofree char *valid = text ? g_utf8_make_valid(text, -1) : NULL;
+
+    return valid ? json_object_new_string(valid) : NULL;
 }
 
 char *cli_printable(const char *text)

@@ -91,5 +91,7 @@ enum cli_exit cli_done(struct cli *cli);
 // The text with everything replaced that could disturb a terminal: guests choose names and paths.
 // Owned by the caller; NULL becomes "".
 char *cli_printable(const char *text);
+// As JSON has it: what is no UTF-8, as names of files may be, becomes U+FFFD. NULL gives null.
+struct json_object *cli_json_text(const char *text);
 char *cli_format_bytes(uint64_t bytes); // "12.3 MiB"; owned by the caller
 int64_t cli_now_ns(void);               // CLOCK_MONOTONIC

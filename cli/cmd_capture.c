@@ -58,7 +58,7 @@ static void report(struct cli *cli, const struct options *o, const struct cli_ca
 
         json_object_object_add(obj, "result", json_object_new_string("captured"));
         json_object_object_add(obj, "pid", json_object_new_int64(o->pid));
-        json_object_object_add(obj, "file", json_object_new_string(o->output));
+        json_object_object_add(obj, "file", cli_json_text(o->output));
         json_object_object_add(obj, "bytes", json_object_new_uint64(bytes));
         cli_capture_add_json(stats, obj);
         cli_print_json(obj);

@@ -19,7 +19,7 @@ static struct json_object *process_json(const struct intro_process *p)
     json_object_object_add(obj, "rss_bytes", json_object_new_uint64(p->rss_bytes));
     json_object_object_add(obj, "kernel_thread", json_object_new_boolean(p->kernel_thread));
     json_object_object_add(obj, "comm", json_object_new_string(p->comm));
-    json_object_object_add(obj, "cmdline", p->cmdline ? json_object_new_string(p->cmdline) : NULL);
+    json_object_object_add(obj, "cmdline", cli_json_text(p->cmdline));
     return obj;
 }
 

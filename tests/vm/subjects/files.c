@@ -18,7 +18,8 @@
 
 #include "subject.h"
 
-#define BYTES 10000
+#define BYTES  10000
+#define SECRET "secret \xff\x80" // no UTF-8
 
 static uint8_t byte_at(size_t n)
 {
@@ -54,7 +55,7 @@ static struct opened {
     {"data", O_RDWR | O_DIRECT, 0, 4096, true, 0, 0},
     {"data", O_RDWR, O_NOATIME, 5, false, 0, 0},
     {"data", 3, 0, 0, false, 0, 0}, // for ioctls alone
-    {"secret", O_RDWR, 0, 3, false, 0, 0},
+    {SECRET, O_RDWR, 0, 3, false, 0, 0},
     {"folder", O_RDONLY | O_DIRECTORY, 0, 0, false, 0, 0},
     {"folder", O_RDONLY | O_NOATIME, 0, 0, false, 0, 0},
     {"data", O_PATH, 0, 0, false, 0, 0},
@@ -81,7 +82,7 @@ static void prepare(void)
         data[i] = byte_at(i);
     MUST((fd = open(in_workdir("data"), O_WRONLY | O_CREAT | O_TRUNC, 0644)) >= 0);
     MUST(write(fd, data, BYTES) == BYTES && close(fd) == 0);
-    MUST((fd = open(in_workdir("secret"), O_WRONLY | O_CREAT | O_TRUNC, 0)) >= 0);
+    MUST((fd = open(in_workdir(SECRET), O_WRONLY | O_CREAT | O_TRUNC, 0)) >= 0);
     MUST(write(fd, data, 100) == 100 && fchown(fd, 77, 78) == 0 && close(fd) == 0);
     MUST(mkdir(in_workdir("folder"), 0700) == 0);
     MUST(symlink("nowhere", in_workdir("link")) == 0);
