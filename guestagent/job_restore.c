@@ -18,6 +18,7 @@ struct restore_job {
     AgentRestore *restore; // NULL before the plan and after the end
     GPtrArray *notes;
     GArray *pids;
+    uid_t stranger; // once `pids` are let go
     uint64_t done_bytes, told_bytes;
     bool placing;  // some pages wait for their contents from outside
     bool complete; // END has been seen, all is prepared
@@ -152,6 +153,7 @@ static bool on_hold(struct restore_job *rj, const struct agent_frame *frame, GEr
 
 static bool on_release(struct restore_job *rj, const struct agent_frame *frame, GError **error)
 {
+    rj->stranger = agent_restore_stranger(rj->restore);
     if (!agent_restore_release(rj->restore, &rj->pids, error))
         return false;
     rj->restore = NULL;
@@ -242,6 +244,8 @@ void agent_job_restore(struct agent_job *job, struct json_object *request)
         undo(&rj);
     fmt_decoder_free(rj.decoder);
     g_ptr_array_unref(rj.notes);
-    if (rj.pids)
+    if (rj.pids) {
         g_array_unref(rj.pids);
+        agent_restore_part(rj.stranger);
+    }
 }

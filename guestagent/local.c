@@ -21,7 +21,7 @@ static bool all_pages(AgentRestore *r, const FmtImage *img, GError **error)
 }
 
 static GArray *restore(const char *path, const struct agent_restore_options *opt,
-                       GPtrArray *refusals, GPtrArray *notes, GError **error)
+                       GPtrArray *refusals, GPtrArray *notes, uid_t *ret_stranger, GError **error)
 {
     g_autoptr(FmtImage) img = fmt_load(path, error);
     AgentRestore *r = img ? agent_restore_plan(img, opt, refusals, notes, error) : NULL;
@@ -29,9 +29,14 @@ static GArray *restore(const char *path, const struct agent_restore_options *opt
 
     if (!r)
         return NULL;
+
+    const uid_t stranger = agent_restore_stranger(r);
+
     if (agent_restore_build(r, error) && all_pages(r, img, error) &&
-        agent_restore_finish(r, error) && agent_restore_release(r, &pids, error))
+        agent_restore_finish(r, error) && agent_restore_release(r, &pids, error)) {
+        *ret_stranger = stranger;
         return pids;
+    }
     agent_restore_abort(r);
     return NULL;
 }
@@ -59,7 +64,8 @@ int agent_local_main(const char *path, bool new_pid_namespace)
     };
     g_autoptr(GPtrArray) refusals = agent_refusal_list_new(), notes = agent_refusal_list_new();
     g_autoptr(GError) error = NULL;
-    g_autoptr(GArray) pids = restore(path, &opt, refusals, notes, &error);
+    uid_t stranger;
+    g_autoptr(GArray) pids = restore(path, &opt, refusals, notes, &stranger, &error);
 
     say("note", notes);
     say("refused", refusals);
@@ -69,5 +75,6 @@ int agent_local_main(const char *path, bool new_pid_namespace)
     }
     for (guint i = 0; i < pids->len; i++)
         printf("%d\n", (int)g_array_index(pids, pid_t, i));
+    agent_restore_part(stranger);
     return 0;
 }

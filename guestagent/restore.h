@@ -93,5 +93,12 @@ bool agent_restore_finish(AgentRestore *r, GError **error);
 // agent sees them, root first; owned by the caller, may be NULL.
 bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error);
 
+// A user that no process of the tree is: for agent_restore_part, while there is an AgentRestore.
+uid_t agent_restore_stranger(const AgentRestore *r);
+
+// Gives all privileges up, before this process ends with a tree let go: its end would otherwise
+// send the root the signal of PR_SET_PDEATHSIG (parting.c).
+void agent_restore_part(uid_t stranger);
+
 // Kills what was built and frees the object; NULL-safe.
 void agent_restore_abort(AgentRestore *r);

@@ -115,13 +115,6 @@ static bool is_ignored(const AgentTask *t, uint64_t signo)
     return signo == SIGCHLD || signo == SIGCONT || signo == SIGURG || signo == SIGWINCH;
 }
 
-// The root's parent is the agent's process of this restore, which ends at release: a signal that
-// the end of the parent sends would come at once. That of the source stays behind anyway.
-static bool has_lasting_parent(const AgentTask *t)
-{
-    return t->proc->parent || is_ignored(t, t->rec->pdeath_signal);
-}
-
 static void plan_parent_death(AgentRestore *r)
 {
     for (guint i = 0; i < r->procs->len; i++) {
@@ -130,7 +123,8 @@ static void plan_parent_death(AgentRestore *r)
         for (guint j = 0; j < p->tasks->len; j++) {
             const AgentTask *t = g_ptr_array_index(p->tasks, j);
 
-            if (t->rec->pdeath_signal - 1 < 64 && !has_lasting_parent(t))
+            if (t->rec->pdeath_signal - 1 < 64 && !p->parent &&
+                !is_ignored(t, t->rec->pdeath_signal))
                 agent_note(r, "parent-death", p->rec->pid, -1,
                            "its parent stays behind: no signal will tell of its end");
         }
@@ -142,7 +136,8 @@ static bool after_cred(AgentTask *t, GError **error)
 {
     const struct agent_tracee *tr = &t->tracee;
 
-    if (t->rec->pdeath_signal - 1 < 64 && has_lasting_parent(t) &&
+    // The root's end of its parent is another matter: see parting.c.
+    if (t->rec->pdeath_signal - 1 < 64 &&
         !agent_remote(tr, "PR_SET_PDEATHSIG", SYS_prctl, NULL, error, PR_SET_PDEATHSIG,
                       t->rec->pdeath_signal))
         return false;

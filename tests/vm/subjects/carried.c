@@ -128,6 +128,8 @@ static void check(void)
 
 int main(int argc, char **argv)
 {
+    int parent_death;
+
     subject_begin(argc, argv);
     set_up();
     if (subject.argument)
@@ -142,5 +144,7 @@ int main(int argc, char **argv)
         subject_sleep_ms(1);
     }
     check();
+    MUST(prctl(PR_GET_PDEATHSIG, &parent_death) == 0);
+    CHECK(parent_death == (subject.argument ? SIGTERM : 0), "PR_GET_PDEATHSIG %d", parent_death);
     subject_pass();
 }
