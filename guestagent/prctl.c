@@ -4,18 +4,48 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <linux/prctl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "guestagent/engine.h"
+#include "guestagent/fork.h"
 
 // The C library's headers lack it, and the kernel's cannot be had beside them.
 #define SET_SYSCALL_USER_DISPATCH_CONFIG 0x4210
+#define GET_SYSCALL_USER_DISPATCH_CONFIG 0x4211
 struct syscall_dispatch {
     uint64_t mode, selector, offset, len;
 };
+
+// No remote call will do: it would be dispatched itself, or leave a thread that is to begin a call
+// anew elsewhere. Kernels have the request since 6.4; only one that traces somebody can be asked.
+static bool can_dispatch(void)
+{
+    struct syscall_dispatch config;
+    int status;
+    const pid_t pid = agent_fork_high(0);
+
+    if (pid == 0)
+        for (;;)
+            pause();
+    if (pid < 0)
+        return false;
+
+    const bool can = ptrace(PTRACE_SEIZE, pid, NULL, PTRACE_O_EXITKILL) == 0 &&
+                     ptrace(PTRACE_INTERRUPT, pid, NULL, NULL) == 0 &&
+                     waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status) &&
+                     ptrace(GET_SYSCALL_USER_DISPATCH_CONFIG, pid, sizeof config, &config) == 0;
+
+    kill(pid, SIGKILL);
+    while (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status))
+        ;
+    return can;
+}
 
 static void plan_task(AgentRestore *r, const AgentProc *p, const struct fmt_task *t)
 {
@@ -42,6 +72,11 @@ static void plan_task(AgentRestore *r, const AgentProc *p, const struct fmt_task
     if (t->io_flusher && !(agent_own_caps() & 1ull << CAP_SYS_RESOURCE))
         agent_refuse(r, "io-flusher", p->rec->pid, -1,
                      "PR_SET_IO_FLUSHER takes CAP_SYS_RESOURCE, which the agent does not have");
+    if (t->dispatch && !can_dispatch())
+        agent_refuse(r, "syscall-dispatch", p->rec->pid, -1,
+                     "thread %" G_GUINT64_FORMAT " has PR_SET_SYSCALL_USER_DISPATCH, which this "
+                     "kernel lets nobody set for another (before Linux 6.4)",
+                     t->tid);
 }
 
 static void plan(AgentRestore *r)
