@@ -322,6 +322,8 @@ bool agent_timerfd_fired(AgentRestore *r, const struct fmt_file *f);
 // shm.c: descriptor of a SHM, -1 on failure; all of them are open once agent_shm_open() is through.
 int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error);
 void agent_shm_plan(AgentRestore *r);
+// The size of a huge page as mmap, memfd_create and shmget take it.
+unsigned agent_huge_bits(const struct fmt_shm *shm);
 bool agent_shm_open(AgentRestore *r, GError **error);
 bool agent_shm_seal(AgentRestore *r, GError **error);
 // A descriptor that gives a mapping the rights it had, -1 on failure.

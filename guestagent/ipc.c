@@ -299,7 +299,7 @@ static bool make_once(AgentRestore *r, const struct fmt_ipc *rec, uint64_t key, 
 
     return as && ask_for_id(kind, rec->id, error) &&
            (!other || set_ids(as, rec->cuid, rec->cgid, error)) &&
-           kind->make(as, rec, key, ret, error) && (!other || set_ids(as, 0, 0, error));
+           kind->make(r, as, rec, key, ret, error) && (!other || set_ids(as, 0, 0, error));
 }
 
 static bool make(AgentRestore *r, const struct fmt_ipc *rec, GError **error)

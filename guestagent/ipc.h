@@ -18,8 +18,8 @@ struct agent_ipc_kind {
     const char *next_id; // /proc/sys/kernel/..., the id of the next one
     void (*plan)(AgentRestore *r, const struct fmt_ipc *rec); // may be NULL
     // As a remote call of `as`; *ret is the id or -errno.
-    bool (*make)(const struct agent_tracee *as, const struct fmt_ipc *rec, uint64_t key,
-                 int64_t *ret, GError **error);
+    bool (*make)(AgentRestore *r, const struct agent_tracee *as, const struct fmt_ipc *rec,
+                 uint64_t key, int64_t *ret, GError **error);
     bool (*fill)(AgentRestore *r, const struct fmt_ipc *rec, GError **error);
     int (*remove)(int id); // -1 with errno
 };

@@ -33,8 +33,8 @@ static void plan(AgentRestore *r, const struct fmt_ipc *rec)
                      rec->id, longest, limit);
 }
 
-static bool make(const struct agent_tracee *as, const struct fmt_ipc *rec, uint64_t key,
-                 int64_t *ret, GError **error)
+static bool make(AgentRestore *r, const struct agent_tracee *as, const struct fmt_ipc *rec,
+                 uint64_t key, int64_t *ret, GError **error)
 {
     const uint64_t args[6] = {key, IPC_CREAT | IPC_EXCL | 0600};
 

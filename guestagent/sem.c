@@ -44,8 +44,8 @@ static void plan(AgentRestore *r, const struct fmt_ipc *rec)
                      rec->id);
 }
 
-static bool make(const struct agent_tracee *as, const struct fmt_ipc *rec, uint64_t key,
-                 int64_t *ret, GError **error)
+static bool make(AgentRestore *r, const struct agent_tracee *as, const struct fmt_ipc *rec,
+                 uint64_t key, int64_t *ret, GError **error)
 {
     const uint64_t args[6] = {key, rec->size, IPC_CREAT | IPC_EXCL | 0600};
 

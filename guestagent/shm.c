@@ -128,8 +128,7 @@ void agent_shm_plan(AgentRestore *r)
 
 /* ---- making them ---- */
 
-// The size of a huge page as mmap and memfd_create take it.
-static unsigned huge_bits(const struct fmt_shm *shm)
+unsigned agent_huge_bits(const struct fmt_shm *shm)
 {
     return (unsigned)g_bit_nth_lsf(shm->huge_page_bytes, -1) << MAP_HUGE_SHIFT;
 }
@@ -150,7 +149,7 @@ static bool is_reserved(AgentRestore *r, const struct fmt_shm *shm)
 static int anonymous(AgentRestore *r, const struct fmt_shm *shm)
 {
     const int flags = MAP_SHARED | MAP_ANONYMOUS | (is_reserved(r, shm) ? 0 : MAP_NORESERVE);
-    const int huge = shm->flags & FMT_SHM_HUGETLB ? MAP_HUGETLB | (int)huge_bits(shm) : 0;
+    const int huge = shm->flags & FMT_SHM_HUGETLB ? MAP_HUGETLB | (int)agent_huge_bits(shm) : 0;
     void *at = mmap(NULL, shm->size_bytes, PROT_READ | PROT_WRITE, flags | huge, -1, 0);
     int fd, saved;
 
@@ -171,7 +170,7 @@ static int memfd(const struct fmt_shm *shm)
 {
     const bool noexec = shm->flags & FMT_SHM_NOEXEC_SEAL;
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING |
-                     (shm->flags & FMT_SHM_HUGETLB ? MFD_HUGETLB | huge_bits(shm) : 0);
+                     (shm->flags & FMT_SHM_HUGETLB ? MFD_HUGETLB | agent_huge_bits(shm) : 0);
     const char *name = shm->name ? shm->name : "";
     int fd;
 

@@ -11,8 +11,6 @@
 
 #include "guestagent/ipc.h"
 
-#define PAGE_UP(bytes) (((bytes) + 4095) & ~4095ull)
-
 static const struct fmt_ipc *find(AgentRestore *r, uint64_t shm)
 {
     const struct fmt_ipc *rec;
@@ -21,6 +19,15 @@ static const struct fmt_ipc *find(AgentRestore *r, uint64_t shm)
         if (rec->kind == FMT_IPC_SHM && rec->shm == shm)
             return rec;
     return NULL;
+}
+
+// What an attachment takes: whole pages, huge ones where the segment has them.
+static uint64_t whole_bytes(AgentRestore *r, const struct fmt_ipc *rec)
+{
+    const struct fmt_shm *shm = fmt_image_by_ref(r->img, rec->shm, FMT_SHM);
+    const uint64_t page = shm && shm->flags & FMT_SHM_HUGETLB ? shm->huge_page_bytes : 4096;
+
+    return (rec->size + page - 1) & ~(page - 1);
 }
 
 static void plan(AgentRestore *r, const struct fmt_ipc *rec)
@@ -33,19 +40,21 @@ static void plan(AgentRestore *r, const struct fmt_ipc *rec)
                      rec->id);
     for (size_t i = 0; FMT_NEXT(r->img, VMA, i, vma); i++)
         if (vma->kind == FMT_VMA_SHM && vma->object == rec->shm &&
-            (vma->offset_bytes > PAGE_UP(rec->size) ||
-             vma->end - vma->start > PAGE_UP(rec->size) - vma->offset_bytes))
+            (vma->offset_bytes > whole_bytes(r, rec) ||
+             vma->end - vma->start > whole_bytes(r, rec) - vma->offset_bytes))
             agent_refuse(r, "vma", 0, -1,
                          "shared memory %" G_GUINT64_FORMAT " is mapped at %" G_GINT64_MODIFIER
                          "x past its end",
                          rec->id, vma->start);
 }
 
-static bool make(const struct agent_tracee *as, const struct fmt_ipc *rec, uint64_t key,
-                 int64_t *ret, GError **error)
+static bool make(AgentRestore *r, const struct agent_tracee *as, const struct fmt_ipc *rec,
+                 uint64_t key, int64_t *ret, GError **error)
 {
-    const uint64_t flags =
-        IPC_CREAT | IPC_EXCL | 0600 | (rec->flags & FMT_IPC_NORESERVE ? SHM_NORESERVE : 0);
+    const struct fmt_shm *shm = fmt_image_by_ref(r->img, rec->shm, FMT_SHM);
+    const uint64_t flags = IPC_CREAT | IPC_EXCL | 0600 |
+                           (rec->flags & FMT_IPC_NORESERVE ? SHM_NORESERVE : 0) |
+                           (shm->flags & FMT_SHM_HUGETLB ? SHM_HUGETLB | agent_huge_bits(shm) : 0);
     const uint64_t args[6] = {key, rec->size, flags};
 
     return agent_remote_raw(as, SYS_shmget, args, ret, error);
@@ -108,7 +117,7 @@ int agent_ipc_shm_open(AgentRestore *r, uint64_t shm)
     if (at == (void *)-1)
         return -1;
     const uint64_t start = (uintptr_t)at;
-    const int fd = open_mapping(getpid(), start, start + PAGE_UP(rec->size));
+    const int fd = open_mapping(getpid(), start, start + whole_bytes(r, rec));
     const int saved = errno;
 
     shmdt(at);
@@ -141,7 +150,7 @@ static bool attach_pieces(AgentProc *p, const struct fmt_vma *first, const struc
                           uint64_t flags, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
-    const uint64_t whole = PAGE_UP(rec->size);
+    const uint64_t whole = whole_bytes(p->r, rec);
     uint64_t done = 0; // bytes of the segment that are at their place, or gone
     int64_t at;
 
@@ -181,7 +190,7 @@ bool agent_ipc_attach(AgentProc *p, const struct fmt_vma *vma, GError **error)
         if (of_same_attachment(vma, other))
             return true; // came with that one
     }
-    if (vma->offset_bytes == 0 && vma->end - vma->start == PAGE_UP(rec->size))
+    if (vma->offset_bytes == 0 && vma->end - vma->start == whole_bytes(p->r, rec))
         return agent_remote(t, "shmat", SYS_shmat, NULL, error, rec->id, vma->start, flags) &&
                protect(t, vma, error);
     return attach_pieces(p, vma, rec, flags, error);

@@ -59,9 +59,13 @@ static bool read_object(struct intro_ipc *ipc, struct gva segment, struct fmt_ip
                      rec->id);
         return rd_done(&r, error);
     }
+    if (!rd_done(&r, error) || !(rec->shm = intro_shm(ipc->c, inode, error)))
+        return false;
+    const struct fmt_shm *shm = fmt_image_by_ref(ipc->c->img, rec->shm, FMT_SHM);
     struct gva info = intro_container(ipc->c->k, inode, M_shmem_inode);
-    rec->flags |= rd_opt(&r, info, M_shmem_flags, 0) & VM_NORESERVE ? FMT_IPC_NORESERVE : 0;
-    return rd_done(&r, error) && (rec->shm = intro_shm(ipc->c, inode, error)) != 0;
+    if (!(shm->flags & FMT_SHM_HUGETLB)) // that is no shmem_inode_info
+        rec->flags |= rd_opt(&r, info, M_shmem_flags, 0) & VM_NORESERVE ? FMT_IPC_NORESERVE : 0;
+    return rd_done(&r, error);
 }
 
 const struct intro_ipc_kind intro_ipc_shm = {

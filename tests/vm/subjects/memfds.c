@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -220,9 +221,10 @@ static void check_child(void)
     CHECK(common->counter > counter, "the child does not count");
 }
 
-/* ---- private huge pages ---- */
+/* ---- huge pages: private, and of System V ---- */
 
-static uint64_t *huge_private, *huge_closed;
+static uint64_t *huge_private, *huge_closed, *huge_segment;
+static int segment;
 
 static void make_huge(void)
 {
@@ -237,12 +239,20 @@ static void make_huge(void)
         huge_private[i] = word(99, i);
     huge_closed[5] = 55;
     MUST(mprotect(huge_closed, HUGE, PROT_NONE) == 0);
+
+    segment = shmget(IPC_PRIVATE, HUGE + 5, IPC_CREAT | 0600 | SHM_HUGETLB);
+    MUST(segment >= 0 && (huge_segment = shmat(segment, NULL, 0)) != (void *)-1);
+    MUST(shmctl(segment, IPC_RMID, NULL) == 0);
+    for (size_t i = 0; i < HUGE / 8 + PAGE; i++)
+        huge_segment[i] = word(98, i);
 }
 
 static void check_huge(void)
 {
     for (size_t i = 0; i < HUGE / 8; i++)
         CHECK(huge_private[i] == word(99, i), "huge word %zu is %lx", i, huge_private[i]);
+    for (size_t i = 0; i < HUGE / 8 + PAGE; i++)
+        CHECK(huge_segment[i] == word(98, i), "segment's word %zu is %lx", i, huge_segment[i]);
 }
 
 static void check_huge_closed(void)
@@ -250,6 +260,11 @@ static void check_huge_closed(void)
     MUST(mprotect(huge_closed, HUGE, PROT_READ) == 0);
     CHECK(huge_closed[5] == 55 && huge_closed[6] == 0, "closed huge page");
     CHECK(huge_private[HUGE / 8 + 3] == 0, "second huge page");
+
+    struct shmid_ds state;
+    MUST(shmctl(segment, IPC_STAT, &state) == 0);
+    CHECK(state.shm_segsz == HUGE + 5, "segment of %zu bytes", state.shm_segsz);
+    huge_segment[2 * HUGE / 8 - 1] = 1;
 }
 
 static void reserve_huge(void)
