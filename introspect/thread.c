@@ -71,6 +71,10 @@ static bool check_refused(struct intro_ctx *c, struct gva task, GError **error)
     if ((uint32_t)rd_opt(&r, task, M_task_loginuid, AUDIT_UID_UNSET) != AUDIT_UID_UNSET)
         intro_note(c, FMT_NOTE_LOSS, "audit",
                    "the user id of its login (loginuid) does not go along");
+    struct gva io = rd_ptr(&r, task, M_task_io_context);
+    if (io.addr && rd(&r, io, M_io_context_active_ref) > 1)
+        intro_note(c, FMT_NOTE_LOSS, "io-context",
+                   "the I/O context that it shares (CLONE_IO) becomes one for each");
     if (intro_xsave_permitted(&r, task) & XFEATURE_AMX)
         intro_refuse(c, "amx", "has asked for AMX tiles (ARCH_REQ_XCOMP_PERM)");
     return rd_done(&r, error);
