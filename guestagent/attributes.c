@@ -111,7 +111,7 @@ static int try_file(AgentRestore *r, const struct fmt_file *f)
         return memfd_create("vmgraft-plan", MFD_CLOEXEC);
     if (!f->path)
         return -1;
-    g_autofree char *path = agent_path(r, f->path);
+    const char *path = f->path;
     g_autofree char *dir = agent_existing_ancestor(path);
 
     if (!f->deleted && access(path, F_OK) == 0)

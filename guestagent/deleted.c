@@ -173,7 +173,7 @@ static bool make_directory(struct making *m, const char *path, GError **error)
 // A file with other names is linked under the one that is gone.
 static bool make_link(struct making *m, const char *path, GError **error)
 {
-    g_autofree char *from = agent_path(m->r, m->inode->path);
+    const char *from = m->inode->path;
 
     return link(from, path) == 0 || agent_fail_errno(error, "a link of %s", from);
 }
@@ -215,14 +215,13 @@ static bool can_be_aside(const struct making *m)
 // Where a deleted file gets a name: all of them on one file system.
 static char *place_for(struct making *m, const char *path)
 {
-    g_autofree char *here = agent_path(m->r, path);
     char *aside = NULL;
     struct stat st;
 
-    if (m->aside || (m->names->len == 0 && lstat(here, &st) == 0 && can_be_aside(m)))
+    if (m->aside || (m->names->len == 0 && lstat(path, &st) == 0 && can_be_aside(m)))
         aside = agent_aside_path(m->r, path);
     m->aside = aside != NULL;
-    return aside ? aside : g_steal_pointer(&here);
+    return aside ? aside : g_strdup(path);
 }
 
 // The name on this machine that stands for a path of the image; made when first asked for.
@@ -281,7 +280,7 @@ static bool make_tmpfile(struct making *m, GError **error)
     while (g_hash_table_iter_next(&iter, NULL, (void **)&f)) {
         if (f->rec->object != m->inode->rec.objref || !(f->rec->flags & __O_TMPFILE))
             continue;
-        g_autofree char *path = agent_path(m->r, f->rec->path);
+        const char *path = f->rec->path;
         g_autofree char *dir = agent_existing_ancestor(path);
 
         f->fd = agent_fd_up(m->r,
@@ -355,15 +354,9 @@ static bool make_inode(struct making *m, const char *fallback, GError **error)
 /* ---- directories ---- */
 
 struct directory {
-    char *path; // on this machine
-    const char *of;
+    const char *path;
     const struct fmt_inode *inode;
 };
-
-static void directory_clear(void *data)
-{
-    g_free(((struct directory *)data)->path);
-}
 
 static int by_path(const void *a, const void *b)
 {
@@ -373,12 +366,10 @@ static int by_path(const void *a, const void *b)
 static void add_directory(AgentRestore *r, GArray *dirs, uint64_t objref, const char *path)
 {
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, objref, FMT_INODE);
-    const struct directory dir = {agent_path(r, path), path, inode};
+    const struct directory dir = {path, inode};
 
     if (inode && S_ISDIR(inode->mode))
         g_array_append_val(dirs, dir);
-    else
-        g_free(dir.path);
 }
 
 GPtrArray *agent_deleted_directories(AgentRestore *r, GError **error)
@@ -388,7 +379,6 @@ GPtrArray *agent_deleted_directories(AgentRestore *r, GError **error)
     const struct fmt_file *f;
     const struct fmt_fs *fs;
 
-    g_array_set_clear_func(dirs, directory_clear);
     for (size_t i = 0; FMT_NEXT(r->img, FILE, i, f); i++)
         if (f->deleted && f->path)
             add_directory(r, dirs, f->object, f->path);
@@ -402,7 +392,7 @@ GPtrArray *agent_deleted_directories(AgentRestore *r, GError **error)
         if (is_made(r, dir->inode))
             continue;
         g_ptr_array_add(made, making_new(r, dir->inode));
-        if (!make_inode(g_ptr_array_index(made, made->len - 1), dir->of, error)) {
+        if (!make_inode(g_ptr_array_index(made, made->len - 1), dir->path, error)) {
             agent_deleted_directories_drop(g_steal_pointer(&made));
             return NULL;
         }
@@ -433,8 +423,8 @@ void agent_deleted_directories_drop(GPtrArray *made)
 void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f)
 {
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
-    g_autofree char *path = agent_path(r, f->path);
-    g_autofree char *other = inode->path ? agent_path(r, inode->path) : NULL;
+    const char *path = f->path;
+    const char *other = inode->path;
     struct stat st, above;
 
     if (!agent_name_is_possible(path, &above))
@@ -459,7 +449,7 @@ void agent_deleted_plan(AgentRestore *r, const struct fmt_file *f)
 static int open_carried(AgentRestore *r, const struct fmt_file *f, const struct fmt_inode *inode,
                         GError **error)
 {
-    g_autofree char *path = agent_path(r, f->path), *other = agent_path(r, inode->path);
+    const char *path = f->path, *other = inode->path;
     struct agent_name name;
     int fd = -1;
 

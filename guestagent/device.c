@@ -42,14 +42,13 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
 {
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
     const struct device *d = inode ? find(inode->rdev) : NULL;
-    g_autofree char *path = NULL;
+    const char *path = f->path;
     struct stat st;
 
-    if (!inode || !f->path) {
+    if (!inode || !path) {
         agent_refuse_file(r, "file-path", f->rec.objref, "a device has no path");
         return;
     }
-    path = agent_file_path(r, f);
     if (!d)
         agent_refuse_file(r, "device", f->rec.objref, "%s: device %u:%u is not supported", path,
                           major(inode->rdev), minor(inode->rdev));
@@ -67,7 +66,7 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
 static int open_device(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
     static const int access[4] = {O_RDONLY, O_RDONLY, O_WRONLY, O_RDWR};
-    g_autofree char *path = agent_file_path(r, f);
+    const char *path = f->path;
     const int keep = O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_LARGEFILE;
 
     return agent_fd_up(

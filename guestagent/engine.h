@@ -243,9 +243,6 @@ const struct agent_file_kind *agent_file_kind(uint64_t kind);
 bool agent_fd_status(int fd, const struct fmt_file *f, GError **error);
 // The first process and descriptor that refer to a FILE record, for messages.
 void agent_file_user(AgentRestore *r, uint64_t objref, uint64_t *ret_pid, int64_t *ret_fd);
-// A path of the image, and that of a file, from our root.
-char *agent_path(AgentRestore *r, const char *path);
-char *agent_file_path(AgentRestore *r, const struct fmt_file *f);
 // Closes a descriptor of ours before the end.
 void agent_fd_close(AgentRestore *r, int fd);
 // Flags that open() takes as they were; the others had their effect on the source, or are set by

@@ -325,18 +325,3 @@ void agent_fd_close(AgentRestore *r, int fd)
         return;
     }
 }
-
-char *agent_file_path(AgentRestore *r, const struct fmt_file *f)
-{
-    return agent_path(r, f->path);
-}
-
-char *agent_path(AgentRestore *r, const char *path)
-{
-    const struct fmt_fs *fs = fmt_image_nth(r->img, FMT_FS, 0);
-
-    // fs.c sees to it that all processes have the same root.
-    if (!fs || !fs->root || strcmp(fs->root, "/") == 0)
-        return g_strdup(path);
-    return g_strconcat(fs->root, path, NULL);
-}

@@ -102,7 +102,7 @@ static bool conflicts(const struct fmt_lock *lock, const struct local_lock *with
 static void plan_lock(AgentRestore *r, const struct fmt_lock *lock, char **lines)
 {
     const struct fmt_file *f = fmt_image_by_ref(r->img, lock->file, FMT_FILE);
-    g_autofree char *path = f && f->path && f->path[0] == '/' ? agent_file_path(r, f) : NULL;
+    const char *path = f && f->path && f->path[0] == '/' ? f->path : NULL;
     struct local_lock local;
     struct stat st;
 

@@ -22,18 +22,16 @@ static bool is_directory(const char *path)
 
 static void plan_task(AgentRestore *r, const AgentTask *t)
 {
-    const struct fmt_fs *first = fmt_image_nth(r->img, FMT_FS, 0), *fs = fs_of(t);
+    const struct fmt_fs *fs = fs_of(t);
     const uint64_t pid = t->proc->rec->pid;
 
     if (!fs || !fs->cwd || !fs->root) {
         agent_refuse(r, "cwd", pid, -1, "its working directory has no path");
         return;
     }
-    g_autofree char *cwd = g_strconcat(strcmp(fs->root, "/") ? fs->root : "", fs->cwd, NULL);
+    const char *cwd = fs->cwd;
     struct stat above;
 
-    if (strcmp(fs->root, first->root) != 0)
-        agent_refuse(r, "root", pid, -1, "it has another root than the process %s", first->root);
     if (!is_directory(fs->root))
         agent_refuse(r, "root", pid, -1, "its root %s is no directory here", fs->root);
     else if (fs->cwd_inode && !agent_name_is_possible(cwd, &above))
@@ -83,10 +81,10 @@ static bool build(AgentProc *p, GError **error)
 
         if (!fs || !agent_has_it_first(t, agent_task_fs))
             continue;
-        if ((strcmp(fs->root, "/") != 0 &&
-             !change(&t->tracee, "chroot", SYS_chroot, fs->root, error)) ||
-            !(fs->cwd_inode ? change_to_deleted(t, fs, error)
+        if (!(fs->cwd_inode ? change_to_deleted(t, fs, error)
                             : change(&t->tracee, "chdir", SYS_chdir, fs->cwd, error)) ||
+            (strcmp(fs->root, "/") != 0 &&
+             !change(&t->tracee, "chroot", SYS_chroot, fs->root, error)) ||
             !agent_remote(&t->tracee, "umask", SYS_umask, NULL, error, fs->umask))
             return false;
     }

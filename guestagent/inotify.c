@@ -65,7 +65,7 @@ static bool is_open_in_image(AgentRestore *r, const struct fmt_inotify_watch *wa
 static void plan_watch(AgentRestore *r, const struct fmt_file *f,
                        const struct fmt_inotify_watch *watch)
 {
-    g_autofree char *path = watch->path ? agent_path(r, watch->path) : NULL;
+    const char *path = watch->path;
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, watch->object, FMT_INODE);
     struct stat st;
 
@@ -165,7 +165,7 @@ static bool add_living(struct agent_instance *in, const struct fmt_inotify_watch
 
     watch->rec = rec;
     watch->is_dir = S_ISDIR(rec->mode);
-    watch->path = rec->path ? agent_path(in->r, rec->path)
+    watch->path = rec->path ? g_strdup(rec->path)
                             : g_strdup_printf("/proc/self/fd/%d", open_object(in->r, rec));
     return true;
 }

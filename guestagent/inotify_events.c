@@ -347,7 +347,7 @@ static const struct fmt_inotify_watch *watch_of(AgentRestore *r, const struct fm
 static const char *why_not_there(AgentRestore *r, const struct fmt_inotify_watch *watch,
                                  const struct agent_event *event, enum where where)
 {
-    g_autofree char *dir = watch->path ? agent_path(r, watch->path) : NULL;
+    const char *dir = watch->path;
     g_autofree char *path = dir && *event->name ? g_strconcat(dir, "/", event->name, NULL) : NULL;
     struct stat st;
 

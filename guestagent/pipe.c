@@ -32,7 +32,7 @@ static void plan(AgentRestore *r, const struct fmt_file *f)
     }
     if (!f->path || g_str_has_prefix(f->path, "pipe:"))
         return;
-    g_autofree char *path = agent_file_path(r, f);
+    const char *path = f->path;
 
     if (f->deleted) {
         if (!agent_name_is_possible(path, &st))
@@ -115,7 +115,7 @@ static int open_deleted(AgentRestore *r, const char *path, GError **error)
 // Linux opens a FIFO for both ways without waiting for the other side.
 static int open_fifo(AgentRestore *r, const struct fmt_file *f, bool *ret_made, GError **error)
 {
-    g_autofree char *path = agent_file_path(r, f);
+    const char *path = f->path;
     int fd, there = 0;
 
     *ret_made = f->deleted || (agent_name_is_free(r, path) && mkfifo(path, 0600) == 0);

@@ -116,7 +116,7 @@ static bool open_late(AgentRestore *r, const struct fmt_file *f, GError **error)
     const AgentProc *p = t->proc;
     g_autofree char *below = translate_task(p, rest);
     g_autofree char *name = g_strdup_printf("/proc/%d%s", t->tracee.tid, below);
-    g_autofree char *path = agent_path(r, name);
+    const char *path = name;
     const int flags = (int)(f->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_NOCTTY | O_CLOEXEC;
     const int64_t of = described(below);
     int fd = open(path, flags);

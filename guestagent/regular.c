@@ -74,10 +74,10 @@ static void plan_missing(AgentRestore *r, const struct fmt_file *f, const struct
 static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const char *type_name)
 {
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
-    g_autofree char *path = NULL;
+    const char *path = f->path;
     struct stat st;
 
-    if (!inode || !f->path) {
+    if (!inode || !path) {
         agent_refuse_file(r, "file-path", f->rec.objref, "a %s has no path", type_name);
         return;
     }
@@ -85,7 +85,6 @@ static void plan(AgentRestore *r, const struct fmt_file *f, mode_t type, const c
         agent_deleted_plan(r, f);
         return;
     }
-    path = agent_file_path(r, f);
     if ((type == S_IFLNK ? lstat : stat)(path, &st) < 0) {
         plan_missing(r, f, inode, path);
     } else if ((st.st_mode & S_IFMT) != type) {
@@ -169,7 +168,7 @@ void agent_inodes_undo(AgentRestore *r)
 static int open_by_name(AgentRestore *r, const struct fmt_file *f, GError **error)
 {
     const struct fmt_inode *inode = fmt_image_by_ref(r->img, f->object, FMT_INODE);
-    g_autofree char *path = agent_file_path(r, f);
+    const char *path = f->path;
 
     if (!agent_inode_make(r, inode, path, error))
         return -1;

@@ -88,7 +88,7 @@ static int obtain(const char *path, uint64_t number, bool exactly)
 
 static void plan_master(AgentRestore *r, const struct fmt_file *f, uint64_t pid, int64_t fd)
 {
-    g_autofree char *path = f->path ? agent_file_path(r, f) : g_strdup(PTMX);
+    const char *path = f->path ? f->path : PTMX;
     struct stat st;
 
     if ((f->mode & 3) != 3)
@@ -101,8 +101,7 @@ static void plan_master(AgentRestore *r, const struct fmt_file *f, uint64_t pid,
 
 static void plan_slave(AgentRestore *r, const struct fmt_file *f, uint64_t pid, int64_t fd)
 {
-    g_autofree char *path = f->path ? agent_file_path(r, f) : g_strdup("/dev/pts/");
-    g_autofree char *folder = g_path_get_dirname(path);
+    g_autofree char *folder = g_path_get_dirname(f->path ? f->path : "/dev/pts/");
     struct statfs fs;
 
     if (statfs(folder, &fs) < 0)
@@ -307,19 +306,19 @@ static int open_tty(AgentRestore *r, const struct fmt_file *f, GError **error)
     const struct fmt_tty *rec;
     const struct fmt_tty_file *side;
     const struct fmt_file *other;
-    g_autofree char *path = NULL;
+    const char *path = PTMX;
 
     side_of(r, f, &rec);
     if (find(r, rec))
         return agent_file_fd(r, f->rec.objref);
     for (size_t at = 0; (other = next_file(r, rec, &at, &side));)
         if (side->side == FMT_TTY_MASTER && other->path)
-            path = agent_file_path(r, other);
+            path = other->path;
     struct agent_tty *t = g_new0(struct agent_tty, 1);
     t->rec = rec;
     t->master = t->slave = -1;
     g_hash_table_insert(r->objects, (void *)&rec->rec.objref, t);
-    return make_pair(r, t, path ? path : PTMX, error) ? agent_file_fd(r, f->rec.objref) : -1;
+    return make_pair(r, t, path, error) ? agent_file_fd(r, f->rec.objref) : -1;
 }
 
 /* ---- when the processes are there ---- */

@@ -24,16 +24,6 @@
 
 static const char *const scratch[] = {"/tmp", "/dev/shm", "/run", "/"};
 
-// What the image has is below the root of its processes.
-static char *real_path(AgentRestore *r, const char *path)
-{
-    const struct fmt_fs *fs = fmt_image_nth(r->img, FMT_FS, 0);
-
-    if (!fs || !fs->root || strcmp(fs->root, "/") == 0)
-        return g_strdup(path);
-    return g_strconcat(fs->root, path, NULL);
-}
-
 static const char *name_of(const struct agent_sock *s, gsize *ret_len)
 {
     return g_bytes_get_data(s->unix_rec->name, ret_len);
@@ -82,7 +72,8 @@ static bool is_taken(const struct sockaddr_un *addr, socklen_t len, uint64_t typ
 
 static void plan_path(AgentRestore *r, const struct agent_sock *s, uint64_t pid, int64_t fd)
 {
-    g_autofree char *path = real_path(r, s->unix_rec->path), *dir = g_path_get_dirname(path);
+    const char *path = s->unix_rec->path;
+    g_autofree char *dir = g_path_get_dirname(path);
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct stat st;
 
@@ -196,14 +187,14 @@ static bool bind_below(const char *dir, const char *cwd, const struct agent_sock
 
 static char *make_dir(AgentRestore *r, const struct agent_sock *s, char **ret_real)
 {
-    g_autofree char *real = s->unix_rec->path ? real_path(r, s->unix_rec->path) : NULL;
+    const char *real = s->unix_rec->path;
     g_autofree char *parent = real ? g_path_get_dirname(real) : NULL;
 
     for (size_t i = 0; i < (real ? 1 : G_N_ELEMENTS(scratch)); i++) {
         g_autofree char *dir = g_strconcat(real ? parent : scratch[i], "/.vmgraft-XXXXXX", NULL);
 
         if (mkdtemp(dir)) {
-            *ret_real = g_steal_pointer(&real);
+            *ret_real = g_strdup(real);
             return g_steal_pointer(&dir);
         }
     }

@@ -38,7 +38,7 @@ static const struct fmt_directory *record_of(AgentRestore *r, const char *path)
     const struct fmt_directory *rec;
 
     for (size_t i = 0; FMT_NEXT(r->img, DIRECTORY, i, rec); i++) {
-        g_autofree char *real = rec->path ? agent_path(r, rec->path) : NULL;
+        const char *real = rec->path;
 
         if (real && strcmp(real, path) == 0)
             return rec;

@@ -104,7 +104,8 @@ bool intro_seccomp(struct intro_ctx *c, struct gva task, struct fmt_task *rec, G
 // Whether the inode is memory that no path leads to, a SHM rather than an INODE.
 bool intro_is_shm(struct intro_ctx *c, struct gva inode, bool *ret, GError **error);
 
-// The root directory that paths in the image are relative to: that of the tree's root (fs.c).
+// The directory that paths in the image begin at: the top of the mount tree that the tree's root is
+// in, whatever it has called chroot for (fs.c).
 bool intro_root(struct intro_ctx *c, struct intro_path *ret, GError **error);
 
 // To be called when all descriptor tables and address spaces of the tree have been read: refuse

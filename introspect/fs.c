@@ -24,26 +24,6 @@ static bool read_paths(IntroKernel *k, struct gva fs, struct fs_paths *ret, GErr
     return true;
 }
 
-bool intro_root(struct intro_ctx *c, struct intro_path *ret, GError **error)
-{
-    struct fs_paths paths;
-    struct gva living, fs = GVA(0);
-
-    if (!intro_main_thread(c->k, c->root_task, &living, error) ||
-        (living.addr && !intro_get_ptr(c->k, living, M_task_fs, &fs, error)))
-        return false;
-    if (!fs.addr) {
-        g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
-                    "task_struct at %#" G_GINT64_MODIFIER "x: the process is exiting",
-                    c->root_task.addr);
-        return false;
-    }
-    if (!read_paths(c->k, fs, &paths, error))
-        return false;
-    *ret = paths.root;
-    return true;
-}
-
 // The top of the mount tree that a place is in: what / is before anybody calls chroot.
 static bool mount_tree_top(IntroKernel *k, struct intro_path path, struct intro_path *ret,
                            GError **error)
@@ -75,20 +55,43 @@ static bool mount_tree_top(IntroKernel *k, struct intro_path path, struct intro_
     return false;
 }
 
-// One of the two directories below another (NULL: the top of the mount tree); NULL with no error
-// where it was refused.
+bool intro_root(struct intro_ctx *c, struct intro_path *ret, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    struct fs_paths paths;
+    struct gva living, fs = GVA(0);
+
+    if (!intro_main_thread(c->k, c->root_task, &living, error) ||
+        (living.addr && !intro_get_ptr(c->k, living, M_task_fs, &fs, error)))
+        return false;
+    if (!fs.addr) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
+                    "task_struct at %#" G_GINT64_MODIFIER "x: the process is exiting",
+                    c->root_task.addr);
+        return false;
+    }
+    if (!read_paths(c->k, fs, &paths, error))
+        return false;
+    // One whose mount has left its tree is all that there is.
+    if (!mount_tree_top(c->k, paths.root, ret, &local))
+        *ret = paths.root;
+    if (!local || g_error_matches(local, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED))
+        return true;
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
+}
+
+// The path of one of the two directories; NULL with no error where it was refused.
 static char *directory(struct intro_ctx *c, const char *what, struct intro_path path,
-                       const struct intro_path *below, bool *ret_deleted, GError **error)
+                       bool *ret_deleted, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autofree char *text = NULL;
     struct intro_path top;
     bool deleted = false;
 
-    if (!below && mount_tree_top(c->k, path, &top, &local))
-        below = &top;
-    if (below)
-        text = intro_path_str(c->k, path, *below, &deleted, &local);
+    if (mount_tree_top(c->k, path, &top, &local))
+        text = intro_path_str(c->k, path, top, &deleted, &local);
 
     if (!text && g_error_matches(local, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED))
         intro_refuse(c, "unreachable-path", "its %s cannot be named: %s", what, local->message);
@@ -125,10 +128,9 @@ uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error)
         return known;
     if (!read_paths(c->k, fs, &paths, error) || !intro_get(c->k, fs, M_fs_umask, &umask, error))
         return 0;
-    g_autofree char *root = directory(c, "root directory", paths.root, NULL, &root_deleted, &local);
+    g_autofree char *root = directory(c, "root directory", paths.root, &root_deleted, &local);
     g_autofree char *cwd =
-        local ? NULL
-              : directory(c, "working directory", paths.cwd, &paths.root, &cwd_deleted, &local);
+        local ? NULL : directory(c, "working directory", paths.cwd, &cwd_deleted, &local);
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));
         return 0;

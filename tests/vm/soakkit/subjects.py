@@ -113,6 +113,8 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("unix-listen", "listen", program="unix"),
     _own("unix-listen-seqpacket", "listen-seqpacket", program="unix"),
     _own("ways"),
+    _own("roots", prepare=True),
+    _own("roots-own", "own", program="roots", prepare=True),
     _own("netlink"),
     _own("eventfd"),
     _own("timerfd"),
