@@ -410,29 +410,39 @@ static bool release(struct move *m, GError **error)
 
 /* ---- the way back ---- */
 
+// Nothing is lost by trying: the original goes on.
+static bool abort_again(struct move *m)
+{
+    g_clear_pointer(&m->target_agent, cli_agent_free);
+    return connect_target(m, NULL) &&
+           (!cli_agent_info(m->target_agent)->held || cli_agent_abort(m->target_agent, NULL));
+}
+
 // Up to PHASE_HELD everything can be undone; from then on nothing is.
 static void roll_back(struct move *m)
 {
-    bool clean = true;
+    const bool frozen = !m->options->copy && m->phase >= PHASE_FROZEN;
+    bool gone = true, thawed = true;
 
     if (m->phase >= PHASE_FINISHING)
         return;
-    if (m->phase >= PHASE_BUILDING && !cli_agent_abort(m->target_agent, NULL)) {
-        clean = false;
+    if (m->phase >= PHASE_BUILDING)
+        gone = cli_agent_abort(m->target_agent, NULL);
+    if (frozen)
+        thawed = m->source_agent && cli_agent_thaw(m->source_agent, NULL);
+    // What holds does not notice that we have gone.
+    if (!gone && m->phase == PHASE_HELD)
+        gone = abort_again(m);
+    if (!gone)
         cli_warn("%s: the agent does not confirm that nothing is left there%s%s", m->target_name,
                  m->phase == PHASE_HELD ? "; when it answers again: vmgraft agent abort "
                                         : "; it cleans up as soon as it notices that we are gone",
                  m->phase == PHASE_HELD ? m->options->target.words : "");
-    }
-    if (m->options->copy)
-        return;
-    if (m->phase >= PHASE_FROZEN && (!m->source_agent || !cli_agent_thaw(m->source_agent, NULL))) {
-        clean = false;
+    if (!thawed)
         cli_warn("%s: the agent does not confirm that the process goes on; it lets it go as soon "
                  "as it notices that we are gone",
                  m->source_name);
-    }
-    if (clean && m->phase >= PHASE_FROZEN)
+    if (frozen && gone && thawed)
         cli_note(m->cli, "the process goes on in %s; nothing is left in %s", m->source_name,
                  m->target_name);
 }
