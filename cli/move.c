@@ -258,7 +258,10 @@ static bool hold(struct move *m, GError **error)
     // Also where no answer comes back.
     m->phase = PHASE_HELD;
     // Ctrl-C that has come by now stops the move for the last time.
-    return cli_agent_hold(m->target_agent, note, error) && !cli_signals_check(m->cli, error);
+    if (!cli_agent_hold(m->target_agent, note, error))
+        return false;
+    cli_debug(m->cli, "%s: holds the whole copy", m->target_name);
+    return !cli_signals_check(m->cli, error);
 }
 
 /* ---- beyond the point of no return ---- */

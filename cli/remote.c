@@ -201,7 +201,8 @@ static bool follow(struct cli *cli, CliPump *pump, enum cli_exit *ret, GError **
         over = is_exit(&word, ret);
         g_clear_pointer(&word.payload, g_bytes_unref);
     }
-    return cli_pump_drain(pump, error);
+    // What failed there has been said; that its reader here has gone may be why.
+    return cli_pump_drain(pump, *ret == CLI_EXIT_DONE ? error : NULL) || *ret != CLI_EXIT_DONE;
 }
 
 static void connect_streams(CliPump *pump, struct cli_remote_streams s)

@@ -14,6 +14,7 @@
 #define MAX_PAYLOAD   (64u << 10)
 #define ALIVE_NS      (3 * 1000000000ll)
 #define LOST_NS       (15 * 1000000000ll)
+#define SILENCE       "nothing has come for 15 s"
 #define MAX_WAITING   (1u << 20) // for a slow reader, before the rest has to wait with it
 #define CAREFUL_BYTES 4096u // what a pipe takes without blocking when poll says that it is ready
 
@@ -247,7 +248,7 @@ static bool wait_for_any(CliPump *p, int other_fd, int wait_ms, struct pollfd *f
     if (!room)
         p->heard_ns = now;
     else if (now - p->heard_ns >= LOST_NS && !is_ready(p->in))
-        return lose(error, "nothing has come for 15 s");
+        return lose(error, SILENCE);
     fds[AT_IN] = (struct pollfd){room ? p->in : -1, POLLIN, 0};
     fds[AT_OUT] = (struct pollfd){p->queued->len ? p->out : -1, POLLOUT, 0};
     fds[AT_OTHER] = (struct pollfd){other_fd, POLLIN, 0};
@@ -309,15 +310,18 @@ bool cli_pump_drain(CliPump *p, GError **error)
 
 bool cli_pump_flush(CliPump *p, GError **error)
 {
-    struct pollfd out = {p->out, POLLOUT, 0};
-
     for (unsigned i = 0; i < CLI_PUMP_STREAMS; i++)
         while (is_ready(p->streams[i].from))
             take(p, i);
     while (p->queued->len > 0) {
-        poll(&out, 1, -1); // at the end nobody waits for us
-        if (!send_queued(p, error))
+        struct pollfd fds[2] = {{p->in, POLLIN, 0}, {p->out, POLLOUT, 0}};
+
+        poll(fds, 2, (int)(ALIVE_NS / 1000000));
+        if ((fds[0].revents && !hear(p, error)) || (fds[1].revents && !send_queued(p, error)))
             return false;
+        g_byte_array_set_size(p->heard, 0); // whatever it is, it comes too late
+        if (cli_now_ns() - p->heard_ns >= LOST_NS)
+            return lose(error, SILENCE);
     }
     return true;
 }

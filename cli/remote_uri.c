@@ -4,6 +4,11 @@
 
 #include <string.h>
 
+// In seconds: until both know each other's keys; from then on each of three times, until the pump
+// counts itself.
+#define CONNECT_TIMEOUT "ConnectTimeout=15"
+#define ALIVE_INTERVAL  "ServerAliveInterval=5"
+
 #define SCHEME "qemu+ssh"
 
 // What virsh and libvirt take where no URI is given.
@@ -120,8 +125,9 @@ char **cli_remote_ssh(const cli_remote *r)
     g_autofree char *port = g_strdup_printf("%d", r->port);
     g_autofree char *far = g_strconcat(r->vmgraft ? r->vmgraft : "vmgraft", " remote-helper", NULL);
 
-    // As libvirt calls it.
-    g_strv_builder_add_many(words, r->command ? r->command : "ssh", "-T", "-e", "none", NULL);
+    // As libvirt calls it, but for ssh's own way to wait for minutes for a network that has gone.
+    g_strv_builder_add_many(words, r->command ? r->command : "ssh", "-T", "-e", "none", "-o",
+                            CONNECT_TIMEOUT, "-o", ALIVE_INTERVAL, NULL);
     if (r->port >= 0)
         g_strv_builder_add_many(words, "-p", port, NULL);
     if (r->user)

@@ -212,3 +212,52 @@ says "it has no parameter 'colour'"
 status 3 "$vmgraft" migrate $agent_patient -c "$hostb" "$b" 1 "$a" --connect-to "$hosta"
 status 2 "$vmgraft" show -c "$hostb" "$b" nonsense
 works "$b" "ways that lead nowhere"
+
+# The user gives up, or the network does. The process is in one of the two places, whole.
+# alive GUEST: it runs there; what has died and waits for its parent does not.
+alive() {
+    "$lab" exec "$1" -- sh -c "read -r _ _ state _ </proc/$pid/stat && [ \$state != Z ] &&
+        [ \$state != X ]" 2>/dev/null
+}
+
+# one_place WHAT: the subject is in one of the guests, and moves there from here on.
+one_place() {
+    from=$a to=$b from_uri=$hosta to_uri=$hostb
+    alive "$a" || from=$b to=$a from_uri=$hostb to_uri=$hosta
+    absent "$to" "$1"
+    works "$from" "$1, $from has it"
+}
+
+# settle: what was held when the network went is still so. As docs/agent-protocol.md has it.
+settle() {
+    "$vmgraft" agent status $agent_patient --json -c "$to_uri" "$to" >"$work/status" ||
+        fail "no status of $to"
+    grep -q '"held": *"' "$work/status" || return
+    alive "$from" && word=abort || word=release
+    "$vmgraft" agent $word $agent_patient -c "$to_uri" "$to" || fail "agent $word"
+    echo "# it was held in $to: agent $word"
+}
+
+# cut_short WHAT TEXT COMMAND...: a move during which COMMAND is run, when it has said TEXT.
+cut_short() {
+    local what="$1 once it '$2'" text=$2 got=0
+    shift 2
+    # In the background a shell has Ctrl-C ignored.
+    env --default-signal=INT "$vmgraft" migrate -v $agent_patient -c "$from_uri" "$from" "$pid" \
+        "$to" --connect-to "$to_uri" >"$work/out" 2>"$work/err" &
+    move=$!
+    until grep -q "$text" "$work/err" || ! kill -0 $move 2>/dev/null; do sleep 0.01; done
+    "$@"
+    wait $move || got=$?
+    ip link set hosta up && ip link set hostb up
+    grep -q "$text" "$work/err" || fail "$what: it never did"
+    echo "# $what: exit code $got: $(tail -n 1 "$work/err")"
+    settle
+    one_place "$what"
+}
+interrupt() { kill -INT $move; }
+cut() { ip link set "$1" down; }
+one_place "at first"
+cut_short "Ctrl-C" "processes are frozen" interrupt
+cut_short "source cut off" "processes are frozen" cut "host${from:4:1}"
+cut_short "target cut off" "holds the whole copy" cut "host${to:4:1}"
