@@ -27,10 +27,10 @@ enum cli_error {
 
 struct cli_command;
 
-// One run of one command.
 // Of a vmgraft that another one runs: an image, or the channel of a move.
 #define CLI_STREAM_FD 3
 
+// One run of one command.
 struct cli {
     const struct cli_command *command;
     bool json, quiet, verbose;

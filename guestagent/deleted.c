@@ -173,9 +173,8 @@ static bool make_directory(struct making *m, const char *path, GError **error)
 // A file with other names is linked under the one that is gone.
 static bool make_link(struct making *m, const char *path, GError **error)
 {
-    const char *from = m->inode->path;
-
-    return link(from, path) == 0 || agent_fail_errno(error, "a link of %s", from);
+    return link(m->inode->path, path) == 0 ||
+           agent_fail_errno(error, "a link of %s", m->inode->path);
 }
 
 static bool make(struct making *m, const char *path, GError **error)

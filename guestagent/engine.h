@@ -85,9 +85,9 @@ struct AgentRestore {
     bool timens;            // the processes are in a time namespace of their own
     int64_t mono_offset_ns; // what it adds to the clocks of the initial one
     int64_t boot_offset_ns;
-    GPtrArray *created;            // of char *: new files of this machine, and their directories
-    GPtrArray *ways;               // way.c: directories to be made; NULL for none
-    GArray *undo;                  // of struct agent_undo: changes to files of this machine
+    GPtrArray *created; // of char *: new files of this machine, and their directories
+    GPtrArray *ways; // of struct fmt_directory, borrowed: those to be made (way.c); NULL for none
+    GArray *undo;    // of struct agent_undo: changes to files of this machine
     struct agent_ipc *ipc;         // ipc.c: what it made and left
     struct agent_sockets *sockets; // socket.c; NULL where the image has none
     struct agent_cow *cow;         // cow.c; NULL where the image has none

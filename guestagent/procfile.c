@@ -115,8 +115,7 @@ static bool open_late(AgentRestore *r, const struct fmt_file *f, GError **error)
     const AgentTask *t = task_of(r, f, &rest);
     const AgentProc *p = t->proc;
     g_autofree char *below = translate_task(p, rest);
-    g_autofree char *name = g_strdup_printf("/proc/%d%s", t->tracee.tid, below);
-    const char *path = name;
+    g_autofree char *path = g_strdup_printf("/proc/%d%s", t->tracee.tid, below);
     const int flags = (int)(f->flags & (AGENT_OPEN_FLAGS | O_ACCMODE)) | O_NOCTTY | O_CLOEXEC;
     const int64_t of = described(below);
     int fd = open(path, flags);

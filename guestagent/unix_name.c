@@ -185,18 +185,15 @@ static bool bind_below(const char *dir, const char *cwd, const struct agent_sock
     return errno == 0;
 }
 
-static char *make_dir(AgentRestore *r, const struct agent_sock *s, char **ret_real)
+static char *make_dir(const char *real)
 {
-    const char *real = s->unix_rec->path;
     g_autofree char *parent = real ? g_path_get_dirname(real) : NULL;
 
     for (size_t i = 0; i < (real ? 1 : G_N_ELEMENTS(scratch)); i++) {
         g_autofree char *dir = g_strconcat(real ? parent : scratch[i], "/.vmgraft-XXXXXX", NULL);
 
-        if (mkdtemp(dir)) {
-            *ret_real = g_strdup(real);
+        if (mkdtemp(dir))
             return g_steal_pointer(&dir);
-        }
     }
     return NULL;
 }
@@ -208,7 +205,8 @@ static bool bind_path(AgentRestore *r, struct agent_sock *s, GError **error)
     g_autofree char *name = g_strndup(bytes, len), *cwd = NULL;
     struct agent_sock_name *n = &s->name;
 
-    n->dir = make_dir(r, s, &n->real);
+    n->dir = make_dir(s->unix_rec->path);
+    n->real = n->dir ? g_strdup(s->unix_rec->path) : NULL;
     if (!n->dir || !(n->staged = make_way(n->dir, name, &cwd)) || !bind_below(n->dir, cwd, s))
         return agent_fail_errno(error, "bind a socket to %s", name);
     n->at = agent_fd_up(r, open(n->staged, O_PATH | O_NOFOLLOW | O_CLOEXEC), error);

@@ -9,40 +9,18 @@
 
 #include "guestagent/engine.h"
 
-struct way {
-    const struct fmt_directory *rec;
-    char *path; // on this machine
-};
-
-static void way_free(void *data)
-{
-    struct way *way = data;
-
-    g_free(way->path);
-    g_free(way);
-}
-
 static bool is_needed(const AgentRestore *r, const struct fmt_directory *rec)
 {
-    for (guint i = 0; r->ways && i < r->ways->len; i++) {
-        const struct way *way = g_ptr_array_index(r->ways, i);
-
-        if (way->rec == rec)
-            return true;
-    }
-    return false;
+    return r->ways && g_ptr_array_find(r->ways, rec, NULL);
 }
 
 static const struct fmt_directory *record_of(AgentRestore *r, const char *path)
 {
     const struct fmt_directory *rec;
 
-    for (size_t i = 0; FMT_NEXT(r->img, DIRECTORY, i, rec); i++) {
-        const char *real = rec->path;
-
-        if (real && strcmp(real, path) == 0)
+    for (size_t i = 0; FMT_NEXT(r->img, DIRECTORY, i, rec); i++)
+        if (rec->path && strcmp(rec->path, path) == 0)
             return rec;
-    }
     return NULL;
 }
 
@@ -63,12 +41,9 @@ bool agent_way_plan(AgentRestore *r, const char *dir)
         return true;
     if (!agent_way_plan(r, above))
         return false;
-    struct way *way = g_new(struct way, 1);
-
-    *way = (struct way){rec, g_strdup(dir)};
     if (!r->ways)
-        r->ways = g_ptr_array_new_with_free_func(way_free);
-    g_ptr_array_add(r->ways, way);
+        r->ways = g_ptr_array_new();
+    g_ptr_array_add(r->ways, (void *)rec);
     agent_note(r, "carried", 0, -1, "the directory %s was missing and is made", dir);
     return true;
 }
@@ -77,13 +52,13 @@ bool agent_way_make(AgentRestore *r, GError **error)
 {
     // Those above come first.
     for (guint i = 0; r->ways && i < r->ways->len; i++) {
-        const struct way *way = g_ptr_array_index(r->ways, i);
+        const struct fmt_directory *way = g_ptr_array_index(r->ways, i);
 
         if (mkdir(way->path, 0700) < 0)
             return agent_fail_errno(error, "%s", way->path);
         g_ptr_array_add(r->created, g_strdup(way->path));
-        if (chown(way->path, (uid_t)way->rec->uid, (gid_t)way->rec->gid) < 0 ||
-            chmod(way->path, way->rec->mode & 07777) < 0)
+        if (chown(way->path, (uid_t)way->uid, (gid_t)way->gid) < 0 ||
+            chmod(way->path, way->mode & 07777) < 0)
             return agent_fail_errno(error, "owner of %s", way->path);
     }
     return true;
