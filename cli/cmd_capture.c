@@ -36,11 +36,6 @@ static bool check(struct cli *cli, struct options *o, GError **error)
         g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE, "--json and -o - both want standard output");
         return false;
     }
-    if (o->disks && !o->carry.files && !o->carry.limit) {
-        g_set_error(error, CLI_ERROR, CLI_ERROR_USAGE,
-                    "--disks says where carried files are read from: --carry-files is missing");
-        return false;
-    }
     return cli_parse_allow(o->allow, o->kinds, error) &&
            cli_parse_carry(&o->carry, &o->carry_bytes, error) &&
            cli_select_check(cli->operands[1], error) &&
@@ -156,8 +151,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.allow,
          "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
         CLI_CARRY_OPTIONS(&o.carry),
-        {"disks", 0, 0, G_OPTION_ARG_NONE, &o.disks,
-         "What of them is not in memory is read from the guest's disks (a longer pause)", NULL},
+        CLI_DISKS_OPTION(&o.disks),
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &o.deadline,
          "Give up when no moment within this time was safe (default 10)", "SECONDS"},
         G_OPTION_ENTRY_NULL,

@@ -5,6 +5,7 @@
 #include "cli/agent_client.h"
 #include "cli/arrival.h"
 #include "cli/channel.h"
+#include "cli/diskread.h"
 #include "cli/move.h"
 #include "cli/refusal.h"
 #include "cli/select.h"
@@ -108,7 +109,7 @@ static enum cli_exit run_there(struct cli *cli, const struct cli_move_options *o
 static enum cli_exit run(struct cli *cli, int argc, char **argv)
 {
     double timeout = CLI_AGENT_TIMEOUT_S, deadline = CLI_CAPTURE_DEADLINE_S;
-    gboolean copy = FALSE, new_pid_namespace = FALSE;
+    gboolean copy = FALSE, disks = FALSE, new_pid_namespace = FALSE;
     g_auto(GStrv) allow = NULL;
     g_auto(cli_carry) carry = {0};
     struct names names = {0};
@@ -120,6 +121,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &allow,
          "Accept to lose what is refused by this name (more below)", "KIND[,KIND]"},
         CLI_CARRY_OPTIONS(&carry),
+        CLI_DISKS_OPTION(&disks),
         {"deadline", 0, 0, G_OPTION_ARG_DOUBLE, &deadline,
          "Give up when no moment within this time was safe (default 10)", "SECONDS"},
         CLI_AGENT_TIMEOUT_OPTION(&timeout),
@@ -146,6 +148,7 @@ static enum cli_exit run(struct cli *cli, int argc, char **argv)
     name_sides(cli, &names, &o);
     o.target_channel = cli->here && names.stream ? CLI_STREAM_FD : -1;
     o.copy = copy;
+    o.disks = disks;
     o.new_pid_namespace = new_pid_namespace;
     o.process = cli->operands[1];
     if (!cli_parse_allow(allow, kinds, &error) ||

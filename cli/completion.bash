@@ -12,7 +12,7 @@ _vmgraft() {
         [verify]=""
         [convert]="--to --output --pid"
         [restore]="--new-pid-namespace --agent-timeout --json"
-        [migrate]="--copy --new-pid-namespace --allow --carry-files --carry-limit --deadline --agent-timeout --connect-to --json"
+        [migrate]="--copy --new-pid-namespace --allow --carry-files --carry-limit --disks --deadline --agent-timeout --connect-to --json"
         [agent]="--agent --format --agent-timeout --json"
     )
 

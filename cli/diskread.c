@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "cli/cli.h"
+#include "cli/diskswap.h"
 #include "cli/guestdisk.h"
 
 #define PIECE_BYTES (2u << 20) // libguestfs' messages hold 4 MiB
@@ -23,6 +24,7 @@ struct CliDiskReader {
 struct filesystem {
     char *device, *uuid; // both malloc'ed; the second may be NULL
     bool has_journal;
+    bool is_swap;
 };
 
 static bool set_failed(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -101,7 +103,7 @@ static bool list_filesystems(CliDiskReader *reader, GError **error)
         return cli_disk_fail(reader->disk, "cannot list its file systems", error);
     for (char **at = list; at[0] && at[1]; at += 2) {
         const struct filesystem fs = {at[0], guestfs_vfs_uuid(g, at[0]),
-                                      has_journal(g, at[0], at[1])};
+                                      has_journal(g, at[0], at[1]), strcmp(at[1], "swap") == 0};
 
         g_array_append_val(reader->filesystems, fs);
         free(at[1]);
@@ -262,6 +264,59 @@ static bool read_file(void *user, const struct intro_disk_file *file, GError **e
     return let_work(user, read_gaps, &copy, error);
 }
 
+/* ---- swap areas ---- */
+
+// Borrowed.
+static const char *find_swap(CliDiskReader *reader, const struct intro_disk_swap *swap,
+                             GError **error)
+{
+    const char *found = NULL;
+
+    for (guint i = 0; i < reader->filesystems->len; i++) {
+        const struct filesystem *fs = &g_array_index(reader->filesystems, struct filesystem, i);
+
+        if (!fs->is_swap || !cli_disk_swap_is(reader->disk, fs->device, swap))
+            continue;
+        if (found) {
+            set_failed(error, "two of the guest's disks have one that could be it");
+            return NULL;
+        }
+        found = fs->device;
+    }
+    if (!found)
+        set_failed(error, "none of the guest's disks shows it");
+    return found;
+}
+
+// Borrowed.
+static const char *find_swap_file(CliDiskReader *reader, const struct intro_disk_swap *swap,
+                                  GError **error)
+{
+    const struct filesystem *fs = find_filesystem(reader, swap->uuid, error);
+
+    if (!fs)
+        return NULL;
+    if (cli_disk_swap_is(reader->disk, fs->device, swap))
+        return fs->device;
+    set_failed(error, "%s does not have it", fs->device);
+    return NULL;
+}
+
+static bool read_pages(CliDiskReader *reader, void *user, GError **error)
+{
+    const struct intro_disk_swap *swap = user;
+    const char *device = (swap->is_file ? find_swap_file : find_swap)(reader, swap, error);
+
+    return device && cli_disk_swap_read(reader->disk, device, swap, error);
+}
+
+static bool read_swap(void *user, const struct intro_disk_swap *swap, GError **error)
+{
+    struct intro_disk_swap copy = *swap;
+
+    return let_work(user, read_pages, &copy, error);
+}
+
 /* ---- the appliance ---- */
 
 // What takes its time and does not look at the guest's files; not having it is no harm.
@@ -305,7 +360,7 @@ CliDiskReader *cli_disk_reader_open(struct cli *cli, const struct cli_guest *gue
 {
     g_autoptr(CliDiskReader) reader = g_new0(CliDiskReader, 1);
 
-    reader->ops = (struct intro_disks){.read = read_file, .user = reader};
+    reader->ops = (struct intro_disks){.read = read_file, .read_swap = read_swap, .user = reader};
     reader->guest = guest;
     reader->filesystems = g_array_new(FALSE, FALSE, sizeof(struct filesystem));
     g_array_set_clear_func(reader->filesystems, clear_filesystem);

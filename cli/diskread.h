@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Reads files on the disks of a guest that is there, running or paused: --disks.
+// Reads files and swap areas on the disks of a guest that is there, running or paused: --disks.
 #pragma once
 
 #include "cli/guest.h"
@@ -12,11 +12,21 @@
  * mounted, the file compared with what the guest's kernel knows of it, and read free    the
  * appliance ends, and so does QEMU's serving
  *
+ * Swap areas are read as they are, at any time while the guest is paused.
+ *
  * The appliance has a layer of its own to write to, which nobody keeps: mounting replays the
  * journal into that, so that it shows the guest's last commit, whole, and the guest's disk is not
  * touched. That layer is of one moment: a reader is for one pause.
  */
 typedef struct CliDiskReader CliDiskReader;
+
+#define CLI_DISKS_OPTION(disks)                                                                    \
+    {                                                                                              \
+        "disks", 0, 0, G_OPTION_ARG_NONE, disks,                                                   \
+            "Read from the guest's disks what is swapped out, and of carried files what is not "   \
+            "in memory (a longer pause)",                                                          \
+            NULL                                                                                   \
+    }
 
 CliDiskReader *cli_disk_reader_open(struct cli *cli, const struct cli_guest *guest, GError **error);
 void cli_disk_reader_free(CliDiskReader *reader); // NULL-safe; before the guest is cleared

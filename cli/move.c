@@ -6,6 +6,7 @@
 
 #include "cli/agent_client.h"
 #include "cli/channel.h"
+#include "cli/diskread.h"
 #include "cli/place.h"
 #include "cli/refusal.h"
 #include "cli/select.h"
@@ -34,6 +35,7 @@ struct move {
     cli_guest source;
     cli_guest target;
     CliAgent *source_agent, *target_agent; // source_agent is NULL for a copy
+    CliDiskReader *disks;                  // NULL where they are not asked for
     enum phase phase;
     GArray *pids; // uint32_t, of the original tree
     uint32_t tracer_pid;
@@ -133,6 +135,10 @@ static bool open_both(struct move *m, GError **error)
     cli_signals_hold(cli);
     if (!cli_select(cli, &m->source, m->options->process, &m->options->pid, error))
         return false;
+    // Takes seconds, in which no agent should have to wait.
+    if (m->options->disks && (!(m->disks = cli_disk_reader_open(cli, &m->source, error)) ||
+                              cli_signals_check(cli, error)))
+        return false;
     if (!m->options->copy && !connect_source_agent(m, error))
         return false;
     return connect_target(m, error);
@@ -171,6 +177,7 @@ static void add_refusals(struct move *m)
         .pid = m->options->pid,
         .records_only = true,
         .allow = m->options->allow,
+        .disks = m->disks ? cli_disk_reader(m->disks) : NULL,
         .source = m->source_name,
     };
     struct cli_capture_stats stats;
@@ -215,6 +222,7 @@ static bool capture(struct move *m, GError **error)
         .pid = m->options->pid,
         .allow = m->options->allow,
         .carry_bytes = m->options->carry_bytes,
+        .disks = m->disks ? cli_disk_reader(m->disks) : NULL,
         .frozen_by = m->tracer_pid,
         .source = m->source_name,
         .sleepers = m->sleepers,
@@ -488,6 +496,7 @@ bool cli_move(struct cli *cli, struct cli_move_options *options, struct cli_move
     intro_sleepers_free(m.sleepers);
     fmt_image_unref(m.img);
     g_array_unref(m.pids);
+    cli_disk_reader_free(m.disks);
     cli_guest_clear(&m.target);
     cli_guest_clear(&m.source);
     return ok;

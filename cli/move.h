@@ -37,6 +37,7 @@ struct cli_move_options {
     bool new_pid_namespace;
     GPtrArray *allow;     // as in struct intro_capture_options
     uint64_t carry_bytes; // likewise
+    bool disks;           // what of it is not in the source's memory is read from its disks
     int64_t deadline_ms;  // for a safe moment
     int64_t timeout_ms;   // of the agents
 };

@@ -173,6 +173,24 @@ struct gva intro_pfn_to_page(const IntroKernel *k, uint64_t pfn)
     return GVA(k->vmemmap + pfn * intro_sizeof(k, T_page));
 }
 
+// From there on nothing but the kernel's image and modules has an address, and every mask is there.
+#define FIRST_HEAD_MASK (~UINT64_C(0) << 32)
+
+// compound_head is the head's address, with bit 0 set; since 7.1 it may be a mask of the page's
+// address instead (compound_info_has_mask()).
+bool intro_page_head(IntroKernel *k, struct gva page, struct gva *ret, GError **error)
+{
+    uint64_t info;
+
+    if (!intro_get(k, page, M_page_compound_head, &info, error))
+        return false;
+    if (!(info & 1))
+        *ret = page;
+    else
+        *ret = GVA(info >= FIRST_HEAD_MASK ? page.addr & info : info - 1);
+    return true;
+}
+
 /* ---- reading ---- */
 
 // As far as one page and one contiguous piece goes.
@@ -265,6 +283,25 @@ bool intro_walk_user(IntroKernel *k, struct gva pgd, struct gva start, struct gv
            intro_page_table_walk(&k->page_table, root, start, end, fn, user, error);
 }
 
+void intro_kernel_set_swap(IntroKernel *k, intro_swap_fn fn, void *user)
+{
+    k->swap = fn;
+    k->swap_user = user;
+}
+
+static bool read_swapped(IntroKernel *k, const struct intro_user_page *page, uint64_t offset,
+                         uint8_t *ret, size_t len, GError **error)
+{
+    uint8_t data[VMM_PAGE_BYTES];
+
+    if (!k->swap(k->swap_user, page->entry, data, error)) {
+        g_prefix_error(error, "user address 0x%" PRIx64 " ", page->at.addr + offset);
+        return false;
+    }
+    memcpy(ret, data + offset, len);
+    return true;
+}
+
 static bool read_user_piece(IntroKernel *k, struct gpa root, struct gva at, uint8_t *ret,
                             size_t max, size_t *ret_len, GError **error)
 {
@@ -274,14 +311,16 @@ static bool read_user_piece(IntroKernel *k, struct gpa root, struct gva at, uint
 
     if (!intro_page_table_lookup(&k->page_table, root, at, &page, &present, error))
         return false;
+    offset = at.addr - page.at.addr;
+    *ret_len = MIN(max, page.size_bytes - offset);
+    if (!present && k->swap && intro_page_is_swapped(&page))
+        return read_swapped(k, &page, offset, ret, *ret_len, error);
     if (!present || !page.is_ram) {
         g_set_error(error, INTRO_ERROR, present ? INTRO_ERROR_FAULT : INTRO_ERROR_NOT_PRESENT,
                     "user address 0x%" PRIx64 " %s (page table entry 0x%" PRIx64 ")", at.addr,
                     present ? "is a device's memory" : "is not in memory", page.entry);
         return false;
     }
-    offset = at.addr - page.at.addr;
-    *ret_len = MIN(max, page.size_bytes - offset);
     if (intro_frames_read(k->frames, GPA(page.frame.addr + offset), ret, *ret_len, error))
         return true;
     g_prefix_error(error, "user address 0x%" PRIx64 ": ", at.addr);

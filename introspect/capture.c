@@ -17,6 +17,7 @@
 #include "introspect/pages.h"
 #include "introspect/process.h"
 #include "introspect/reader.h"
+#include "introspect/swap.h"
 #include "introspect/task.h"
 #include "introspect/timer.h"
 #include "introspect/tty.h"
@@ -141,6 +142,7 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
     }
     if (cow)
         intro_cow_resolve(&c);
+    intro_swap_end(&c);
     g_clear_pointer(&c.later, g_array_unref);
     g_clear_pointer(&c.partial, g_array_unref);
     g_clear_pointer(&c.holders, g_hash_table_unref);
@@ -255,6 +257,8 @@ static int by_holder(gconstpointer a, gconstpointer b)
 static enum intro_capture_result judge(IntroCapture *cap, struct intro_ctx *c, GError *failure,
                                        char **why, GError **error)
 {
+    if (g_error_matches(failure, INTRO_ERROR, INTRO_ERROR_SWAPPED) && !c->opt->forensic)
+        intro_refuse(c, "swap", "%s", failure->message);
     g_ptr_array_sort(c->refusals, by_holder);
     // Where the walk broke off the list may lack some: another look finds them as well. And what a
     // thread is in the middle of looks like somebody else's: shmat() counts before it maps.
@@ -265,6 +269,9 @@ static enum intro_capture_result judge(IntroCapture *cap, struct intro_ctx *c, G
     if (!failure)
         failure = g_steal_pointer(&c->busy);
     if (!failure && intro_pages_copy(cap->pages, intro_kernel_memory(cap->k), &failure)) {
+        intro_swap_complete(c);
+        if (c->refusals->len)
+            return INTRO_CAPTURE_REFUSED;
         intro_disk_complete(c);
         cap->img = fmt_image_ref(c->img);
         return INTRO_CAPTURE_DONE;
@@ -298,8 +305,10 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
     intro_pages_reset(cap->pages);
     g_ptr_array_set_size(refusals, 0);
     g_clear_pointer(&cap->img, fmt_image_unref);
+    intro_swap_begin(&c);
     take(&c, clock, &failure);
     enum intro_capture_result result = judge(cap, &c, g_steal_pointer(&failure), why, error);
+    intro_swap_end(&c);
     g_clear_error(&c.busy);
     g_clear_pointer(&c.sockets, g_array_unref);
     g_clear_pointer(&c.later, g_array_unref);

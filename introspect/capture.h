@@ -44,10 +44,29 @@ struct intro_disk_file {
     size_t n_gaps;
 };
 
-// Who can read a guest's disks. Called at most for one take, the guest being paused.
+/*
+ * A swap area on a disk of the guest: a file in the file system `uuid`, or a device of this size;
+ * it has the swap header there, and the twins. All places are those of the device that the area, or
+ * the file system, is on.
+ */
+struct intro_disk_swap {
+    bool is_file;
+    uint8_t uuid[16];
+    uint64_t device_bytes;
+    char partition[37];                 // UUID of the partition, as text; empty where there is none
+    uint64_t header_page;               // number of the page with the header
+    uint64_t last_page;                 // of the area, as the header has it or less
+    const struct intro_disk_gap *twins; // pages whose contents memory has as well, in `to`
+    size_t n_twins;                     // not 0 for a device without UUID
+    const struct intro_disk_gap *pages; // by start; not zeros only
+    size_t n_pages;
+};
+
+// Who can read a guest's disks; the guest is paused. Files are read for one take at most.
 struct intro_disks {
     // Fills the gaps; the last may end in the middle of a page. On error their contents are void.
     bool (*read)(void *user, const struct intro_disk_file *file, GError **error);
+    bool (*read_swap)(void *user, const struct intro_disk_swap *swap, GError **error);
     void *user;
 };
 
@@ -56,7 +75,7 @@ struct intro_capture_options {
     bool forensic;        // never refuse: record what is found, with the reasons as NOTE records
     bool records_only;    // for a look: the image gets no pages, and nothing is copied
     uint64_t carry_bytes; // regular files up to this size go into the image; 0: none
-    const struct intro_disks *disks; // for carried files that are not all in memory; may be NULL
+    const struct intro_disks *disks; // for what is not in memory; may be NULL
     GPtrArray *allow; // char *: kinds of refusal that the user accepts to lose; may be NULL
     uint32_t
         frozen_by; // pid of the guest's own agent where it has stopped the tree (ptrace); else 0

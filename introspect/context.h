@@ -7,6 +7,7 @@
 struct intro_timers;
 struct intro_pages;
 struct intro_cow;
+struct intro_swap;
 struct intro_clock;
 
 /*
@@ -31,15 +32,16 @@ struct intro_ctx {
     const struct intro_clock *clock;
     GArray *vcpus;
     struct gva root_task;
-    GArray *sockets;     // of struct intro_sock (socket.h): those found so far; NULL for none
-    GArray *later;       // struct intro_later; NULL for none
-    GArray *partial;     // files that are to be completed from a disk (disk.c); NULL for none
-    GHashTable *holders; // intro_outside_holders(), made when first needed; owned
-    unsigned n_openers;  // threads that wait for the other end of a FIFO that they open
-    GError *busy;        // the first thread that was not at a safe point; owned
-    uint64_t cpu_ns;     // CPU time that the processes of the tree have had
-    uint64_t pid;        // process that is being read, for messages
-    int64_t fd;          // descriptor that is being read, -1 for none
+    GArray *sockets;         // of struct intro_sock (socket.h): those found so far; NULL for none
+    GArray *later;           // struct intro_later; NULL for none
+    GArray *partial;         // files that are to be completed from a disk (disk.c); NULL for none
+    struct intro_swap *swap; // swapped pages (swap.c); NULL for none
+    GHashTable *holders;     // intro_outside_holders(), made when first needed; owned
+    unsigned n_openers;      // threads that wait for the other end of a FIFO that they open
+    GError *busy;            // the first thread that was not at a safe point; owned
+    uint64_t cpu_ns;         // CPU time that the processes of the tree have had
+    uint64_t pid;            // process that is being read, for messages
+    int64_t fd;              // descriptor that is being read, -1 for none
 };
 
 // The objref of the record made for the kernel object at `at`, 0 if there is none yet.
@@ -120,7 +122,7 @@ bool intro_unix_finish(struct intro_ctx *c, GError **error);
 bool intro_unix_check_peers(struct intro_ctx *c, GError **error);
 
 // pagecache.c: wants every page cache page of the inode in [start, end) (byte offsets) for `owner`.
-// CLEAN pages of files; DATA for SHM. Refuses swapped-out entries.
+// CLEAN pages of files; DATA for SHM. Refuses swapped-out entries that cannot be had.
 bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint64_t start,
                      uint64_t end, enum fmt_pages_kind kind, GError **error);
 // Reads page `index` of the inode from the page cache; *ret_there is false where it is not there.
@@ -134,9 +136,10 @@ bool intro_pagecache_look(IntroKernel *k, struct gva inode, uint64_t index,
                           GError **error);
 
 // *ret_whole: whether nothing of the inode's [0, size) is elsewhere than in the page cache. Of a
-// file system in memory (`in_memory`) what has no page is zeros; of others it is on a disk.
-bool intro_pagecache_is_whole(IntroKernel *k, struct gva inode, bool in_memory, bool *ret_whole,
-                              GError **error);
+// file system in memory (`in_memory`) what has no page is zeros, and swapped pages count as there
+// if they can be had; of others it is on a disk.
+bool intro_pagecache_is_whole(struct intro_ctx *c, struct gva inode, bool in_memory,
+                              bool *ret_whole, GError **error);
 
 // What fallocate() has set aside for a file in memory, behind its end too, and nobody has written
 // to: u64 start and end of each range, as the image has it. *ret is NULL for none.

@@ -26,7 +26,8 @@ enum intro_error {
     INTRO_ERROR_NO_TYPES,    // the kernel has no BTF (and no layout profile was given)
     INTRO_ERROR_LAYOUT,      // a member that layout.def requires is not in this kernel
     INTRO_ERROR_FAULT,       // a guest virtual address is not mapped, or has no RAM behind it
-    INTRO_ERROR_NOT_PRESENT, // a page of a process is not in memory (never touched, swapped)
+    INTRO_ERROR_NOT_PRESENT, // a page of a process is not in memory (never touched)
+    INTRO_ERROR_SWAPPED,     // it is swapped out, to where nobody can read it
     INTRO_ERROR_CORRUPT,     // guest memory contradicts itself: loop, length out of bounds ...
     INTRO_ERROR_UNSUPPORTED, // read well, but nothing that we know how to carry
     INTRO_ERROR_BUSY,        // a lock that guards what is read is held: resume and try again
@@ -79,6 +80,8 @@ struct gva intro_direct_map(const IntroKernel *k, struct gpa at);
 // pfn of a struct page in vmemmap; CORRUPT where it lies outside or is not aligned.
 bool intro_page_to_pfn(IntroKernel *k, struct gva page, uint64_t *ret, GError **error);
 struct gva intro_pfn_to_page(const IntroKernel *k, uint64_t pfn);
+// The first page of the folio that a page is of.
+bool intro_page_head(IntroKernel *k, struct gva page, struct gva *ret, GError **error);
 
 /* ---- symbols ---- */
 
@@ -118,6 +121,22 @@ typedef bool (*intro_user_page_fn)(const struct intro_user_page *page, bool pres
 bool intro_walk_user(IntroKernel *k, struct gva pgd, struct gva start, struct gva end,
                      intro_user_page_fn fn, void *user, GError **error);
 
-// Reads user memory that is mapped; NOT_PRESENT where a page is not.
+// Reads user memory that is mapped; NOT_PRESENT where a page is not, SWAPPED where it is known that
+// it cannot be had.
 bool intro_read_user(IntroKernel *k, struct gva pgd, struct gva at, void *ret, size_t len,
                      GError **error);
+
+// Entries that are neither empty nor present (include/linux/swap.h) have a type in their top bits;
+// those below the first special one are swap areas.
+#define INTRO_PTE_TYPE_SHIFT   59
+#define INTRO_PTE_TYPE_SPECIAL 23
+static inline bool intro_page_is_swapped(const struct intro_user_page *page)
+{
+    return page->entry && page->size_bytes == VMM_PAGE_BYTES &&
+           page->entry >> INTRO_PTE_TYPE_SHIFT < INTRO_PTE_TYPE_SPECIAL;
+}
+
+// Who knows where the page is that such an entry stands for; NULL for nobody.
+typedef bool (*intro_swap_fn)(void *user, uint64_t entry, uint8_t ret[VMM_PAGE_BYTES],
+                              GError **error);
+void intro_kernel_set_swap(IntroKernel *k, intro_swap_fn fn, void *user);

@@ -42,6 +42,9 @@ struct IntroKernel {
     unsigned n_cpus;
     uint64_t *percpu_offsets; // __per_cpu_offset, n_cpus of them
     struct intro_orc_regs orc_regs;
+
+    intro_swap_fn swap; // may be NULL
+    void *swap_user;
 };
 
 // address.c: translation and reading.

@@ -3,6 +3,7 @@
 #include "introspect/mm.h"
 
 #include "introspect/cow.h"
+#include "introspect/swap.h"
 
 #include <string.h>
 
@@ -81,22 +82,21 @@ struct mapping {
 // PAGE_MAPPING_ANON.
 static bool is_anon(struct mapping *m, struct gpa frame, bool *ret)
 {
-    g_auto(IntroReader) r = INTRO_READER(m->c->k);
-    struct gva page = intro_pfn_to_page(m->c->k, frame.addr >> VMM_PAGE_SHIFT);
-    uint64_t head = rd(&r, page, M_page_compound_head);
+    IntroKernel *k = m->c->k;
+    struct gva head;
+    uint64_t mapping;
 
-    if (head & 1)
-        page = GVA(head - 1);
-    *ret = rd(&r, page, M_page_mapping) & 1;
-    return rd_done(&r, &m->error);
+    if (!intro_page_head(k, intro_pfn_to_page(k, frame.addr >> VMM_PAGE_SHIFT), &head, &m->error) ||
+        !intro_get(k, head, M_page_mapping, &mapping, &m->error))
+        return false;
+    *ret = mapping & 1;
+    return true;
 }
 
-// Entries that are neither empty nor present (include/linux/swap.h): a type above the offset, which
-// is stored inverted. Types below the first are swap areas; the last are markers since 5.19.
-#define SWP_TYPE_SHIFT   59
+// Entries that are neither empty nor present: a type above the offset, which is stored inverted.
+// The last types are markers since 5.19.
 #define SWP_OFFSET_MASK  ((1ull << 50) - 1) // bits 9..58
 #define SWP_OFFSET_SHIFT 9
-#define SWP_TYPE_SPECIAL 23
 #define SWP_PTE_MARKER   31
 #define MARKER_POISONED  (1u << 1)
 #define MARKER_GUARD     (1u << 2) // since 6.13
@@ -116,9 +116,27 @@ static void add_guard(struct mapping *m, uint64_t at)
     guard->end = at + VMM_PAGE_BYTES;
 }
 
+// One refusal says it for the whole mapping.
+static bool want_swapped(struct mapping *m, const struct intro_user_page *page)
+{
+    const struct intro_swap_owner owner = {m->rec->mm, m->rec->start, page->at.addr};
+
+    if (intro_swap_want(m->c, intro_swap_slot_of_pte(page->entry), owner, FMT_PAGES_DATA,
+                        &m->error))
+        return true;
+    if (!g_error_matches(m->error, INTRO_ERROR, INTRO_ERROR_SWAPPED))
+        return false;
+    if (!m->swapped)
+        intro_refuse(m->c, "swap", "memory at %" G_GINT64_MODIFIER "x %s", page->at.addr,
+                     m->error->message);
+    m->swapped = true;
+    g_clear_error(&m->error);
+    return true;
+}
+
 static bool not_in_memory(struct mapping *m, const struct intro_user_page *page)
 {
-    uint64_t type = page->entry >> SWP_TYPE_SHIFT;
+    uint64_t type = page->entry >> INTRO_PTE_TYPE_SHIFT;
     uint64_t marker = ~(page->entry >> SWP_OFFSET_SHIFT) & SWP_OFFSET_MASK;
 
     if (type == SWP_PTE_MARKER && marker & MARKER_GUARD) {
@@ -130,14 +148,8 @@ static bool not_in_memory(struct mapping *m, const struct intro_user_page *page)
                      page->at.addr);
         return true;
     }
-    if (type < SWP_TYPE_SPECIAL) {
-        // One refusal says it for the whole mapping.
-        if (!m->swapped)
-            intro_refuse(m->c, "swap", "page at %" G_GINT64_MODIFIER "x is swapped out",
-                         page->at.addr);
-        m->swapped = true;
-        return true;
-    }
+    if (intro_page_is_swapped(page))
+        return want_swapped(m, page);
     g_set_error(&m->error, INTRO_ERROR, INTRO_ERROR_NOT_PRESENT,
                 "page at %" G_GINT64_MODIFIER "x of process %" G_GUINT64_FORMAT " is being moved",
                 page->at.addr, m->c->pid);

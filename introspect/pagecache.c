@@ -2,6 +2,7 @@
 // The page cache of an inode: which of its pages are in memory, and where.
 #include "introspect/context.h"
 #include "introspect/reader.h"
+#include "introspect/swap.h"
 
 #include <string.h>
 
@@ -79,21 +80,62 @@ static void from_huge_index(const struct wanting *w, unsigned order, struct run 
     }
 }
 
+// Whether value entries of the inode's page cache are swap slots.
+static bool can_be_swapped(IntroKernel *k, struct gva inode, bool *ret, GError **error)
+{
+    static const char *const names[] = {"tmpfs", "devtmpfs", "rootfs"};
+    g_auto(IntroReader) r = INTRO_READER(k);
+    struct gva name =
+        rd_ptr(&r, rd_ptr(&r, rd_ptr(&r, inode, M_inode_sb), M_sb_type), M_fstype_name);
+
+    if (!rd_done(&r, error))
+        return false;
+    g_autofree char *fstype = intro_read_str(k, name, 64, error);
+    *ret = false;
+    for (size_t i = 0; fstype && i < G_N_ELEMENTS(names); i++)
+        *ret |= strcmp(fstype, names[i]) == 0;
+    return fstype != NULL;
+}
+
+// `slot` is that of the first of the pages. Of pages that the target has as well those that cannot
+// be had are passed over.
+static bool want_swapped(struct wanting *w, uint64_t index, unsigned order, uint64_t slot,
+                         GError **error)
+{
+    bool can;
+
+    if (!can_be_swapped(w->c->k, w->inode, &can, error))
+        return false;
+    const uint64_t end =
+        can ? MIN(index + (UINT64_C(1) << MIN(order, MAX_FOLIO_ORDER)), w->end) : 0;
+    for (uint64_t i = MAX(index, w->first); i < end; i++) {
+        const struct intro_swap_owner owner = {w->owner, 0, i << VMM_PAGE_SHIFT};
+        GError *why = NULL;
+
+        if (intro_swap_want(w->c, slot + (i - index), owner, w->kind, &why))
+            continue;
+        if (!g_error_matches(why, INTRO_ERROR, INTRO_ERROR_SWAPPED)) {
+            g_propagate_error(error, why);
+            return false;
+        }
+        if (w->kind == FMT_PAGES_DATA && !w->swapped)
+            intro_refuse(w->c, "swap",
+                         "page %" G_GUINT64_FORMAT
+                         " of shared memory (inode at %#" G_GINT64_MODIFIER "x) %s",
+                         i, w->inode.addr, why->message);
+        w->swapped = true;
+        g_error_free(why);
+    }
+    return true;
+}
+
 static bool want_entry(uint64_t index, unsigned order, uint64_t entry, void *user, GError **error)
 {
     struct wanting *w = user;
     struct run run;
 
-    if (entry & 1) {
-        if (w->kind == FMT_PAGES_DATA && !w->swapped) {
-            intro_refuse(w->c, "swap",
-                         "page %" G_GUINT64_FORMAT
-                         " of shared memory (inode at %#" G_GINT64_MODIFIER "x) is swapped out",
-                         index, w->inode.addr);
-            w->swapped = true;
-        }
-        return true;
-    }
+    if (entry & 1)
+        return want_swapped(w, index, order, intro_swap_slot_of_xa(entry), error);
     if (!read_run(w->c->k, w->mapping, index, order, entry, &run, error))
         return false;
     if (!run.uptodate)
@@ -137,22 +179,37 @@ bool intro_pagecache(struct intro_ctx *c, struct gva inode, uint64_t owner, uint
 }
 
 struct counting {
+    struct intro_ctx *c;
     IntroKernel *k;
+    bool in_memory;
     struct gva mapping;
     uint64_t end;     // page index
     uint64_t n_pages; // up to date
     bool elsewhere;   // swapped out, or evicted
 };
 
+static bool count_swapped(struct counting *n, unsigned order, uint64_t slot, GError **error)
+{
+    const uint64_t end = n->in_memory ? UINT64_C(1) << MIN(order, MAX_FOLIO_ORDER) : 0;
+
+    n->elsewhere |= !n->in_memory;
+    for (uint64_t i = 0; i < end && !n->elsewhere; i++) {
+        bool can;
+
+        if (!intro_swap_can(n->c, slot + i, &can, error))
+            return false;
+        n->elsewhere |= !can;
+    }
+    return true;
+}
+
 static bool count_entry(uint64_t index, unsigned order, uint64_t entry, void *user, GError **error)
 {
     struct counting *n = user;
     struct run run;
 
-    if (entry & 1) {
-        n->elsewhere = true;
-        return true;
-    }
+    if (entry & 1)
+        return count_swapped(n, order, intro_swap_slot_of_xa(entry), error);
     if (!read_run(n->k, n->mapping, index, order, entry, &run, error))
         return false;
     if (run.uptodate)
@@ -160,11 +217,13 @@ static bool count_entry(uint64_t index, unsigned order, uint64_t entry, void *us
     return true;
 }
 
-bool intro_pagecache_is_whole(IntroKernel *k, struct gva inode, bool in_memory, bool *ret_whole,
-                              GError **error)
+bool intro_pagecache_is_whole(struct intro_ctx *c, struct gva inode, bool in_memory,
+                              bool *ret_whole, GError **error)
 {
+    IntroKernel *k = c->k;
     g_auto(IntroReader) r = INTRO_READER(k);
-    struct counting n = {.k = k, .mapping = rd_ptr(&r, inode, M_inode_mapping)};
+    struct counting n = {
+        .c = c, .k = k, .in_memory = in_memory, .mapping = rd_ptr(&r, inode, M_inode_mapping)};
     uint64_t size_bytes = rd(&r, inode, M_inode_size);
 
     if (!rd_done(&r, error))

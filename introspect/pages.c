@@ -220,6 +220,21 @@ void intro_pages_give(struct intro_pages *p, uint64_t owner, uint64_t start, GBy
     g_array_append_val(p->gifts, gift);
 }
 
+void intro_pages_apply(const struct intro_pages *p, uint64_t owner, uint64_t start, uint8_t *data,
+                       uint64_t size_bytes)
+{
+    for (guint i = 0; i < p->patches->len; i++) {
+        const struct patch *patch = &g_array_index(p->patches, struct patch, i);
+        size_t len;
+        const uint8_t *from = g_bytes_get_data(patch->data, &len);
+        const uint64_t first = MAX(patch->start, start),
+                       end = MIN(patch->start + len, start + size_bytes);
+
+        if (patch->owner == owner && first < end)
+            memcpy(data + (first - start), from + (first - patch->start), end - first);
+    }
+}
+
 static void apply_patch(const struct intro_pages *p, const struct patch *patch)
 {
     size_t len;
@@ -285,9 +300,9 @@ static bool take_page(struct layout *l, uint64_t owner, uint64_t start)
 }
 
 // A CLEAN page of zeros is still to be compared with the target's file.
-static enum fmt_pages_kind kind_of(const struct want *w, const uint8_t *page)
+static enum fmt_pages_kind kind_of(enum fmt_pages_kind kind, const uint8_t *page)
 {
-    return w->kind == FMT_PAGES_DATA && is_zero(page) ? FMT_PAGES_ZERO : w->kind;
+    return kind == FMT_PAGES_DATA && is_zero(page) ? FMT_PAGES_ZERO : kind;
 }
 
 static void add_run(struct layout *l, struct run run, bool may_join)
@@ -305,7 +320,8 @@ static void add_run(struct layout *l, struct run run, bool may_join)
 static void add_page(struct layout *l, const struct want *w, uint64_t i, bool is_cow)
 {
     const uint8_t *data = l->p->buffer + (w->first_page + i) * VMM_PAGE_BYTES;
-    struct run run = {w->owner, is_cow, w->start + i * VMM_PAGE_BYTES, 1, kind_of(w, data), data};
+    struct run run = {w->owner, is_cow, w->start + i * VMM_PAGE_BYTES, 1, kind_of(w->kind, data),
+                      data};
 
     // A want is inside of one mapping, which an extent must be.
     add_run(l, run, i > 0);
@@ -317,7 +333,8 @@ static void add_gift(struct layout *l, const struct gift *gift)
     const uint8_t *data = g_bytes_get_data(gift->contents, &size_bytes);
 
     for (uint64_t at = 0; at + VMM_PAGE_BYTES <= size_bytes; at += VMM_PAGE_BYTES) {
-        struct run run = {gift->owner, false, gift->start + at, 1, gift->kind, data + at};
+        struct run run = {gift->owner, false, gift->start + at, 1, kind_of(gift->kind, data + at),
+                          data + at};
 
         if (take_page(l, run.owner, run.start))
             add_run(l, run, at > 0);

@@ -22,6 +22,10 @@ bool intro_pages_reserve(struct intro_pages *p, uint64_t n_pages, GError **error
 bool intro_pages_is_patched(const struct intro_pages *p, uint64_t owner, uint64_t start,
                             uint64_t size_bytes);
 
+// Puts what is patched into a copy of these pages that somebody else has made.
+void intro_pages_apply(const struct intro_pages *p, uint64_t owner, uint64_t start, uint8_t *data,
+                       uint64_t size_bytes);
+
 // Forgets the wants of an earlier take; keeps the memory.
 void intro_pages_reset(struct intro_pages *p);
 uint64_t intro_pages_count(const struct intro_pages *p); // pages wanted so far

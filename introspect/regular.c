@@ -82,7 +82,7 @@ bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError 
     if (is_in_memory(o->fstype) &&
         !intro_pagecache_reserved(o->c->k, o->inode, &inode->reserved, error))
         return false;
-    if (!intro_pagecache_is_whole(o->c->k, o->inode, is_in_memory(o->fstype), &whole, error))
+    if (!intro_pagecache_is_whole(o->c, o->inode, is_in_memory(o->fstype), &whole, error))
         return false;
     if (!whole)
         intro_refuse(o->c, "deleted-file",
@@ -107,7 +107,7 @@ bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **
         inode->contents = FMT_CONTENTS_LARGE;
         return true;
     }
-    if (!intro_pagecache_is_whole(o->c->k, o->inode, is_in_memory(o->fstype), &whole, error))
+    if (!intro_pagecache_is_whole(o->c, o->inode, is_in_memory(o->fstype), &whole, error))
         return false;
     // Whether the target needs it is not known here.
     inode->contents = whole ? FMT_CONTENTS_CARRIED : FMT_CONTENTS_PARTLY;

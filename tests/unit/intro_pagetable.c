@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Page tables as data: 4 and 5 levels, huge pages, PROT_NONE, swap, and tables that lie.
 #include "introspect/pagetable.h"
+#include "introspect/swap.h"
 
 #include "intro_fixture.h"
 
@@ -289,6 +290,40 @@ static void test_stop(void)
     fixture_ram_clear(&ram);
 }
 
+// As the kernel writes them: in page tables with the offset inverted above the low bits, which are
+// marks of its own; in xarrays with bit 0 set.
+static void test_swap_slots(void)
+{
+    static const struct {
+        uint64_t type, offset;
+    } slots[] = {{0, 1}, {0, 0x123456}, {6, 0x3ffffffffffff}, {22, 1ull << 49}, {1, 1ull << 14}};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(slots); i++) {
+        const uint64_t slot = slots[i].type << 58 | slots[i].offset;
+        const uint64_t marks[] = {0, 0x2, 0x4, 0xe};
+
+        for (size_t j = 0; j < G_N_ELEMENTS(marks); j++) {
+            const struct intro_user_page page = {
+                .size_bytes = VMM_PAGE_BYTES,
+                .entry = slots[i].type << 59 | ~slots[i].offset << 14 >> 5 | marks[j],
+            };
+
+            g_assert_true(intro_page_is_swapped(&page));
+            g_assert_cmphex(intro_swap_slot_of_pte(page.entry), ==, slot);
+        }
+        g_assert_cmphex(intro_swap_slot_of_xa(slot << 1 | 1), ==, slot);
+    }
+    // A marker, a migration, nothing, a huge page on its way.
+    const struct intro_user_page others[] = {
+        {.size_bytes = VMM_PAGE_BYTES, .entry = 31ull << 59 | 2},
+        {.size_bytes = VMM_PAGE_BYTES, .entry = 28ull << 59},
+        {.size_bytes = VMM_PAGE_BYTES},
+        {.size_bytes = VMM_PAGE_BYTES << 9, .entry = 1ull << 59},
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(others); i++)
+        g_assert_false(intro_page_is_swapped(&others[i]));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -299,5 +334,6 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/intro/pagetable/loop", test_loop);
     g_test_add_func("/intro/pagetable/stop", test_stop);
+    g_test_add_func("/intro/pagetable/swap-slots", test_swap_slots);
     return g_test_run();
 }
