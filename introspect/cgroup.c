@@ -58,21 +58,41 @@ static bool read_link(struct gva node, void *user, GError **error)
     return rd_done(&r, error);
 }
 
+// In the hierarchy of version 2; 0 where the kernel has none.
+static struct gva unified(IntroReader *r, struct gva task)
+{
+    if (!intro_has(r->k, M_task_cgroups) || !intro_has(r->k, M_kernfs_parent))
+        return GVA(0);
+    return rd_ptr(r, rd_ptr(r, task, M_task_cgroups), M_css_set_unified);
+}
+
 bool intro_cgroup(struct intro_ctx *c, struct gva leader, struct fmt_proc *proc, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
-
-    if (!intro_has(c->k, M_task_cgroups) || !intro_has(c->k, M_kernfs_parent))
-        return true;
-    struct gva set = rd_ptr(&r, leader, M_task_cgroups);
-    struct link_walk walk = {c, rd_ptr(&r, set, M_css_set_unified)};
+    struct link_walk walk = {c, unified(&r, leader)};
 
     if (r.error || !walk.unified.addr)
         return rd_done(&r, error);
     proc->cgroup = cgroup_path(&r, walk.unified);
+    if (rd_opt(&r, walk.unified, M_cgroup_e_freeze, 0))
+        intro_note(c, FMT_NOTE_LOSS, "cgroup",
+                   "it is frozen by its cgroup %s, and runs in the target", proc->cgroup);
+    struct gva set = rd_ptr(&r, leader, M_task_cgroups);
     return rd_done(&r, error) &&
            intro_walk_list(c->k, intro_member_addr(c->k, set, M_css_set_links), MAX_LINKS,
                            read_link, &walk, error);
+}
+
+bool intro_thread_cgroup(struct intro_ctx *c, struct gva task, const struct fmt_proc *proc,
+                         struct fmt_task *rec, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(c->k);
+    struct gva cgroup = unified(&r, task);
+    g_autofree char *path = r.error || !cgroup.addr ? NULL : cgroup_path(&r, cgroup);
+
+    if (g_strcmp0(path, proc->cgroup) != 0)
+        rec->cgroup = g_steal_pointer(&path);
+    return rd_done(&r, error);
 }
 
 char *intro_process_cgroup(IntroKernel *k, struct gva task, GError **error)
@@ -85,7 +105,7 @@ char *intro_process_cgroup(IntroKernel *k, struct gva task, GError **error)
         g_set_error(error, INTRO_ERROR, INTRO_ERROR_UNSUPPORTED, "this kernel has no cgroups");
         return NULL;
     }
-    cgroup = rd_ptr(&r, rd_ptr(&r, task, M_task_cgroups), M_css_set_unified);
+    cgroup = unified(&r, task);
     path = r.error || !cgroup.addr ? NULL : cgroup_path(&r, cgroup);
     if (!rd_done(&r, error))
         g_clear_pointer(&path, g_free);

@@ -97,8 +97,11 @@ uint64_t intro_files(struct intro_ctx *c, struct gva files, GError **error); // 
 uint64_t intro_fs(struct intro_ctx *c, struct gva fs, GError **error);       // fs.c: fs_struct
 uint64_t intro_shm(struct intro_ctx *c, struct gva inode, GError **error);   // shm.c: shmem inode
 
-// cgroup.c: where the process is in the hierarchy of version 2; notes on others.
+// cgroup.c: where the process is in the hierarchy of version 2, and a thread where it is in
+// another; notes on others.
 bool intro_cgroup(struct intro_ctx *c, struct gva leader, struct fmt_proc *proc, GError **error);
+bool intro_thread_cgroup(struct intro_ctx *c, struct gva task, const struct fmt_proc *proc,
+                         struct fmt_task *rec, GError **error);
 
 // seccomp.c: the mode and the filters of a thread.
 bool intro_seccomp(struct intro_ctx *c, struct gva task, struct fmt_task *rec, GError **error);

@@ -217,7 +217,8 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
     if (!rd_done(&r, error) || !check_refused(c, task, error) || !check_tracer(c, task, error) ||
         !check_tracees(c, task, error) || !intro_namespaces(c, task, error) ||
         !intro_sem_undo(c, task, rec, error) || !read_tables(c, task, rec, error) ||
-        !intro_seccomp(c, task, rec, error) || !intro_prctl(c, task, rec, error) ||
+        !intro_thread_cgroup(c, task, proc, rec, error) || !intro_seccomp(c, task, rec, error) ||
+        !intro_prctl(c, task, rec, error) ||
         !intro_sigpending(c, intro_member_addr(c->k, task, M_task_pending), rec->rec.objref, error))
         return false;
     if (!intro_park(c, task, mm, rec, &busy)) {

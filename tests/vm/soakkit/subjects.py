@@ -130,6 +130,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("tty-job", program="ttyjob"),
     _own("ttywaits"),
     _own("attributes", prepare=True),
+    _own("cgroups", prepare=True),
     Subject("python", ("/usr/bin/python3", f"{HOME}/primes.py", "WORKDIR")),
     Subject("shell", ("/usr/bin/dash", f"{HOME}/shell.sh", "WORKDIR")),
     Subject("shell-busybox", ("/bin/busybox", "sh", f"{HOME}/shell.sh", "WORKDIR")),
