@@ -42,6 +42,7 @@ struct AgentProc {
     uint64_t sid, pgid;      // in the image's numbering; what they can be here
     uint64_t park;           // start of the range that holds vdso and scratch until the end
     bool ia32, stub;         // it is a 32-bit address space; it executed a stub (stub.c)
+    bool no_thp;             // it is to have no transparent huge pages at the moment
     struct agent_vdso *here; // the running kernel's, as the process got it; owned
     uint64_t vdso;           // where that is in this process now
     GByteArray *old_vdso;    // the captured one, as its pages come in

@@ -119,12 +119,9 @@ static bool build(AgentProc *p, GError **error)
             return false;
         map.auxv = (__u64 *)(uintptr_t)at;
     }
-    if (!agent_remote_put(t, 0, &map, sizeof map, &at, error) ||
-        !agent_remote(t, "PR_SET_MM_MAP", SYS_prctl, NULL, error, PR_SET_MM, PR_SET_MM_MAP, at,
-                      sizeof map))
-        return false;
-    return !mm->thp_disable ||
-           agent_remote(t, "PR_SET_THP_DISABLE", SYS_prctl, NULL, error, PR_SET_THP_DISABLE, 1);
+    return agent_remote_put(t, 0, &map, sizeof map, &at, error) &&
+           agent_remote(t, "PR_SET_MM_MAP", SYS_prctl, NULL, error, PR_SET_MM, PR_SET_MM_MAP, at,
+                        sizeof map);
 }
 
 static bool is_last(const AgentProc *p)

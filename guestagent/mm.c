@@ -270,8 +270,21 @@ bool agent_mm_map(AgentProc *p, const struct fmt_vma *vma, GError **error)
     return advise(p, vma, error) && give_name(p, vma, error);
 }
 
+// A page that is written where there was none may become a huge one. Only where the source had
+// such: a tree whose pages lie far apart would grow.
+static bool let_huge(AgentProc *p, bool huge, GError **error)
+{
+    if (p->no_thp == !huge)
+        return true;
+    p->no_thp = !huge;
+    return agent_remote(&agent_leader(p)->tracee, "PR_SET_THP_DISABLE", SYS_prctl, NULL, error,
+                        PR_SET_THP_DISABLE, p->no_thp);
+}
+
 static bool build(AgentProc *p, GError **error)
 {
+    if (!let_huge(p, false, error))
+        return false;
     for (guint i = 0; i < p->vmas->len; i++) {
         const struct fmt_vma *vma = g_ptr_array_index(p->vmas, i);
 
@@ -291,6 +304,11 @@ static bool build(AgentProc *p, GError **error)
 
     p->mem = agent_fd_up(p->r, open(path, O_RDWR | O_CLOEXEC), error);
     return p->mem >= 0;
+}
+
+static bool finish(AgentProc *p, GError **error)
+{
+    return let_huge(p, !p->mm->thp_disable, error) && agent_mm_settle(p, error);
 }
 
 static bool write_forced(AgentProc *p, uint64_t addr, const void *data, uint64_t size,
@@ -376,12 +394,14 @@ static bool piece(AgentProc *p, const struct fmt_vma *vma, enum fmt_pages_kind k
         return keep_vdso(p, vma, addr, data, size);
     if (vma->kind == FMT_VMA_VVAR)
         return true; // the running kernel has its own
-    if (kind == FMT_PAGES_PLACED)
-        return mark(p, vma, addr, size, error);
     if (kind == FMT_PAGES_CLEAN)
         return vma->kind != FMT_VMA_FILE || compare(p, vma, addr, data, size, error);
-    if (vma->kind == FMT_VMA_ANON && !data)
+    if (kind != FMT_PAGES_PLACED && vma->kind == FMT_VMA_ANON && !data)
         return true; // as mapped
+    if (!let_huge(p, vma->huge && !p->mm->thp_disable, error))
+        return false;
+    if (kind == FMT_PAGES_PLACED)
+        return mark(p, vma, addr, size, error);
     if (!data)
         data = zeros = g_malloc0(size);
     // What the program may not write itself needs the force of /proc/PID/mem, which copies page by
@@ -421,5 +441,5 @@ const struct agent_aspect agent_aspect_mm = {
     .per_mm = true,
     .plan = plan,
     .build = build,
-    .finish = agent_mm_settle,
+    .finish = finish,
 };

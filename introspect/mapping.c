@@ -179,6 +179,8 @@ static bool want_page(const struct intro_user_page *page, bool present, void *us
     uint64_t end = MIN(page->at.addr + page->size_bytes, m->rec->end);
     struct gpa from = GPA(page->frame.addr + (start - page->at.addr));
 
+    if (page->size_bytes > VMM_PAGE_BYTES)
+        m->rec->huge = !(m->rec->flags & FMT_VMA_HUGETLB);
     if (m->inherited)
         intro_cow_want(m->c->cow, m->rec, start, from, end - start, !(page->entry & PTE_WRITABLE));
     else

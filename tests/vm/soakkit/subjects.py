@@ -50,7 +50,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("programs-carried", "carried", program="programs", options=("--carry-files",)),
     _own("holes"),
     _own("cow"),
-    _own("cow-huge", "huge", program="cow"),
+    _own("cow-huge", "huge", program="cow", prepare=True),
     _own("forks", "1"),
     _own("memfds"),
     _own("memfds-huge", "huge", program="memfds", prepare=True),

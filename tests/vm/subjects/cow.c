@@ -321,6 +321,47 @@ static uint8_t *map(size_t bytes, int advice)
     return at;
 }
 
+/* ---- pages that lie far apart where huge ones may be ---- */
+
+#define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
+
+static uint8_t *sparse;
+enum { N_SPARSE = 4 };
+
+// In a guest with little memory they are off. Nobody is to fill what lies between pages.
+static void prepare(void)
+{
+    char enabled[64] = "";
+    const int fd = open(THP_DIR "enabled", O_RDWR | O_CLOEXEC);
+    const int collapse = open(THP_DIR "khugepaged/max_ptes_none", O_WRONLY | O_CLOEXEC);
+
+    MUST(fd >= 0 && read(fd, enabled, sizeof enabled - 1) > 0);
+    MUST(!strstr(enabled, "[never]") || write(fd, "madvise", 7) == 7);
+    MUST(collapse >= 0 && write(collapse, "0", 1) == 1);
+}
+
+static unsigned count_sparse(void)
+{
+    static uint64_t present[N_SPARSE * HUGE / PAGE];
+    const int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    unsigned n = 0;
+
+    MUST(fd >= 0 && pread(fd, present, sizeof present,
+                          (off_t)((uintptr_t)sparse / PAGE * sizeof present[0])) == sizeof present);
+    close(fd);
+    for (size_t i = 0; i < sizeof present / sizeof present[0]; i++)
+        n += present[i] >> 63;
+    return n;
+}
+
+static void make_sparse(void)
+{
+    sparse = map(N_SPARSE * HUGE, MADV_NOHUGEPAGE);
+    for (size_t i = 0; i < N_SPARSE; i++)
+        sparse[i * HUGE] = 1;
+    MUST(madvise(sparse, N_SPARSE * HUGE, MADV_HUGEPAGE) == 0);
+}
+
 int main(int argc, char **argv)
 {
     unsigned long kib, kib_now;
@@ -330,6 +371,10 @@ int main(int argc, char **argv)
     const bool huge = subject.argument && strcmp(subject.argument, "huge") == 0;
     const bool big = subject.argument && strcmp(subject.argument, "big") == 0;
 
+    if (subject.prepare) {
+        prepare();
+        return 0;
+    }
     common = mmap(NULL, sizeof *common, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     MUST(common != MAP_FAILED);
     common->pids[0] = getpid();
@@ -343,6 +388,8 @@ int main(int argc, char **argv)
     }
     n = big ? make_many() : make_tree();
     add_thread();
+    if (huge)
+        make_sparse();
     look(n, false);
     kib = memory_kib(n);
     smaps_remember();
@@ -353,6 +400,8 @@ int main(int argc, char **argv)
         check_pages(64, i);
     check_pages(1, 0);
     smaps_check();
+    CHECK(!huge || count_sparse() == N_SPARSE, "%u pages, where there were %d", count_sparse(),
+          N_SPARSE);
     look(n, true);
     kib_now = memory_kib(n);
     // One process has moved the first region, and so has it for itself.
