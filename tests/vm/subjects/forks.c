@@ -20,8 +20,9 @@
 #define N_PAGES   96u
 #define MAX_PROCS 16
 #define N_DEEDS   24
-#define NOTHING   UINT16_MAX // version of a page that is not mapped
-#define OF_FILE   255        // version of one that is the file's
+#define ELSEWHERE 0x200000000000ul // far from all that the kernel chooses
+#define NOTHING   UINT16_MAX       // version of a page that is not mapped
+#define OF_FILE   255              // version of one that is the file's
 
 enum on_fork { COPIED, LEFT, WIPED };
 
@@ -43,6 +44,7 @@ static struct common {
     atomic_bool quit;
 } * common;
 static unsigned self, n_versions;
+static unsigned long n_moves; // of its ancestors, too
 static uint64_t chance;
 
 static unsigned one_of(unsigned n)
@@ -165,14 +167,16 @@ static void do_on_fork(const struct run *run)
         regions[run->region].pages[i].on_fork = on_fork;
 }
 
-// Its pages one by one, as they may be different mappings.
+// Its pages one by one, as they may be different mappings. To where nothing else comes to be: the
+// kernel would choose what has been unmapped, which is to stay so.
 static void do_move(const struct run *run)
 {
     struct region *r = &regions[run->region];
-    uint8_t *to =
-        mmap(NULL, N_PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *free_place = (void *)(ELSEWHERE + n_moves++ * 2 * N_PAGES * PAGE);
+    uint8_t *to = mmap(free_place, N_PAGES * PAGE, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 
-    MUST(to != MAP_FAILED);
+    MUST(to == free_place);
     for (unsigned i = 0; i < N_PAGES; i++) {
         if (r->pages[i].version == NOTHING)
             MUST(munmap(to + i * PAGE, PAGE) == 0);
