@@ -479,6 +479,9 @@ bool agent_posix_timers_arm(AgentProc *p, GError **error);
 bool agent_signal_queue(AgentTask *t, bool to_process, uint64_t signo,
                         const uint8_t info[AGENT_SIGINFO_BYTES], GError **error);
 
+// The last of all before the threads are let go: a SIGSTOP that is pending in the image.
+void agent_signal_stop(const AgentProc *p);
+
 // regs.c: final registers and signal mask of a thread that has settled. `restarted`: what
 // agent_restart_arm() gave, NULL where nothing was armed.
 bool agent_regs_set(AgentTask *t, const int64_t *restarted, GError **error);

@@ -296,6 +296,7 @@ static void let_go(AgentRestore *r, const AgentProc *p)
 {
     if (p->rec->state == FMT_PROC_ZOMBIE)
         return;
+    agent_signal_stop(p);
     for (guint i = 0; i < p->tasks->len; i++) {
         const AgentTask *t = g_ptr_array_index(p->tasks, i);
 

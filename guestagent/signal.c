@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "guestagent/engine.h"
 #include "guestagent/ia32.h"
@@ -31,8 +32,6 @@ static void plan(AgentRestore *r)
                          "a pending signal %" G_GUINT64_FORMAT " is not well formed", s->signo);
         else if (s->signo == SIGKILL)
             agent_refuse(r, "killed", 0, -1, "the process is about to be killed");
-        else if (s->signo == SIGSTOP)
-            agent_refuse(r, "stopped", 0, -1, "the process is about to be stopped");
     }
     for (size_t i = 0; FMT_NEXT(r->img, SIGACTION, i, a); i++) {
         if (a->signo < 1 || a->signo > N_SIGNALS || a->signo == SIGKILL || a->signo == SIGSTOP)
@@ -140,7 +139,7 @@ static bool queue(AgentTask *t, uint64_t owner, bool to_process, GError **error)
     const struct fmt_signal *s;
 
     for (size_t i = 0; FMT_NEXT(t->proc->r->img, SIGNAL, i, s); i++) {
-        if (s->owner == owner && !queue_one(t, s, to_process, error))
+        if (s->owner == owner && s->signo != SIGSTOP && !queue_one(t, s, to_process, error))
             return false;
     }
     return true;
@@ -160,6 +159,26 @@ static bool finish(AgentProc *p, GError **error)
     lift_limit(p);
     return set_actions(p, error) && drain(&agent_leader(p)->tracee, error) &&
            queue(agent_leader(p), p->rec->rec.objref, true, error);
+}
+
+// Nothing keeps a SIGSTOP that is sent while the process is still built. One that is stopped
+// already has it pending until it is continued.
+void agent_signal_stop(const AgentProc *p)
+{
+    const struct fmt_signal *s;
+
+    for (size_t i = 0; FMT_NEXT(p->r->img, SIGNAL, i, s); i++) {
+        if (s->signo != SIGSTOP)
+            continue;
+        if (s->owner == p->rec->rec.objref)
+            kill(agent_leader(p)->tracee.tid, SIGSTOP);
+        for (guint j = 0; j < p->tasks->len; j++) {
+            const AgentTask *t = g_ptr_array_index(p->tasks, j);
+
+            if (s->owner == t->rec->rec.objref)
+                syscall(SYS_tgkill, agent_leader(p)->tracee.tid, t->tracee.tid, SIGSTOP);
+        }
+    }
 }
 
 static bool set_altstack(AgentTask *t, GError **error)

@@ -28,7 +28,7 @@ static void test_catalogue(void)
     g_assert_cmpstr(t->name, ==, "vma");
     g_assert_cmpuint(t->fields[0].kind, ==, FMT_FIELD_P);
     g_assert_cmpuint(t->fields[0].to, ==, FMT_MM);
-    g_assert_cmpstr(t->fields[t->n_fields - 1].name, ==, "name");
+    g_assert_cmpstr(t->fields[t->n_fields - 1].name, ==, "huge");
     g_assert_null(t->fields[t->n_fields].name);
     g_assert_null(fmt_record_type(FMT_TAIL + 1));
     g_assert_null(fmt_record_type(G_MAXUINT32));

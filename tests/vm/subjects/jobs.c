@@ -176,7 +176,7 @@ static void run_ends(void)
 
 /* ---- stopped ---- */
 
-enum { TOLD = 1, CONTINUED = 2, THREADS = 4, SLEEPS = 8, HANDLER = 16 };
+enum { TOLD = 1, CONTINUED = 2, THREADS = 4, SLEEPS = 8, HANDLER = 16, AGAIN = 32, ALONE = 64 };
 
 struct stop {
     const char *name;
@@ -191,6 +191,8 @@ static struct stop stops[] = {
     {"by the terminal", SIGTSTP, 0, 0},
     {"input", SIGTTIN, TOLD, 0},
     {"threads", SIGSTOP, THREADS, 0},
+    {"again", SIGSTOP, TOLD | AGAIN | THREADS, 0},
+    {"again, a thread", SIGSTOP, AGAIN | ALONE, 0},
     {"asleep", SIGSTOP, TOLD | SLEEPS, 0},
     {"handler", SIGSTOP, HANDLER | THREADS, 0},
     {"continued", SIGSTOP, CONTINUED, 0},
@@ -265,6 +267,23 @@ static void await_sigchld(void)
     MUST(sigwaitinfo(&set, NULL) == SIGCHLD);
 }
 
+// What comes while it is stopped stays pending, until SIGCONT takes it away.
+static bool is_pending(const struct stop *s)
+{
+    const char *what = s->how & ALONE ? "SigPnd:\t" : "ShdPnd:\t";
+    char path[40], line[200];
+    unsigned long set = 0;
+
+    snprintf(path, sizeof path, "/proc/%d/status", (int)s->pid);
+    FILE *f = fopen(path, "re");
+    MUST(f);
+    while (fgets(line, sizeof line, f))
+        if (strncmp(line, what, strlen(what)) == 0)
+            set = strtoul(line + strlen(what), NULL, 16);
+    fclose(f);
+    return set >> (SIGSTOP - 1) & 1;
+}
+
 static void start_stop(struct stop *s, struct progress *p)
 {
     siginfo_t info;
@@ -278,6 +297,10 @@ static void start_stop(struct stop *s, struct progress *p)
     await_sigchld();
     MUST(waitid(P_PID, (id_t)s->pid, &info, WSTOPPED | (s->how & TOLD ? 0 : WNOWAIT)) == 0);
     CHECK(info.si_status == s->signo, "%s: stopped by %d", s->name, info.si_status);
+    if (s->how & AGAIN) {
+        MUST((s->how & ALONE ? syscall(SYS_tkill, s->pid, SIGSTOP) : kill(s->pid, SIGSTOP)) == 0);
+        CHECK(is_pending(s), "%s: not pending", s->name);
+    }
     if (!(s->how & CONTINUED))
         return;
     MUST(kill(s->pid, SIGCONT) == 0);
@@ -310,6 +333,7 @@ static void check_stop(const struct stop *s, struct progress *p, const struct pr
         CHECK(state_of(s->pid) == 'T', "%s: state %c", s->name, state_of(s->pid));
         CHECK(p->n == before->n && p->side == before->side && p->handled == before->handled,
               "%s: it went on while it was stopped", s->name);
+        CHECK(is_pending(s) == !!(s->how & AGAIN), "%s: a SIGSTOP is lost, or new", s->name);
         MUST(kill(s->pid, SIGCONT) == 0);
     }
     await_progress(s, p);
