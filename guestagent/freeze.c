@@ -174,6 +174,28 @@ static bool seize(AgentFreeze *f, pid_t pid, pid_t tid, GPtrArray *refusals)
     return false;
 }
 
+/*
+ * The main thread comes last. While it is traced the kernel throws no signal of the process away,
+ * and one that nobody cares for, such as SIGCHLD, would wake a thread that is not traced yet: its
+ * call would end with EINTR, and nobody could wind that back. Not for ever: it may make threads all
+ * the time.
+ */
+static guint seize_process(AgentFreeze *f, pid_t pid, const GArray *tids, GPtrArray *refusals)
+{
+    const bool known = g_hash_table_contains(f->processes, GINT_TO_POINTER(pid));
+    guint n_new = 0;
+
+    for (guint i = 0; i < tids->len; i++) {
+        const pid_t tid = g_array_index(tids, pid_t, i);
+
+        if (tid != pid && !g_hash_table_contains(f->threads, GINT_TO_POINTER(tid)))
+            n_new += seize(f, pid, tid, refusals);
+    }
+    if ((known || n_new == 0) && !g_hash_table_contains(f->threads, GINT_TO_POINTER(pid)))
+        n_new += seize(f, pid, pid, refusals);
+    return n_new;
+}
+
 // One walk over the tree. Returns how many threads were new.
 static guint scan(AgentFreeze *f, GPtrArray *refusals)
 {
@@ -188,15 +210,121 @@ static guint scan(AgentFreeze *f, GPtrArray *refusals)
         if (!check_process(f, pid, refusals) || refusals->len > 0)
             continue;
         tids = procfs_list_threads(pid);
-        for (guint j = 0; j < tids->len; j++) {
-            pid_t tid = g_array_index(tids, pid_t, j);
-
-            if (!g_hash_table_contains(f->threads, GINT_TO_POINTER(tid)))
-                n_new += seize(f, pid, tid, refusals);
-            procfs_append_children(pid, tid, queue);
-        }
+        n_new += seize_process(f, pid, tids, refusals);
+        for (guint j = 0; j < tids->len; j++)
+            procfs_append_children(pid, g_array_index(tids, pid_t, j), queue);
     }
     return n_new;
+}
+
+// Is a handler about to run? Then the program is meant to see EINTR.
+static bool handler_waits(pid_t tid)
+{
+    struct procfs_status status;
+
+    return procfs_read_status(tid, &status) &&
+           (status.sig_pending & ~status.sig_blocked & status.sig_caught) != 0;
+}
+
+// Whether the call that the thread is in, or has just left, is one of i386.
+static bool is_ia32_call(pid_t tid)
+{
+    struct __ptrace_syscall_info info = {0};
+
+    return ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof info, &info) > 0 &&
+           info.arch == AUDIT_ARCH_I386;
+}
+
+static bool is_eintr_call(uint64_t nr, bool ia32)
+{
+    const int *calls = ia32 ? ia32_eintr_calls : eintr_calls;
+    const size_t n = ia32 ? G_N_ELEMENTS(ia32_eintr_calls) : G_N_ELEMENTS(eintr_calls);
+
+    for (size_t i = 0; i < n; i++) {
+        if (nr == (uint64_t)calls[i])
+            return true;
+    }
+    return false;
+}
+
+// Devices that give as many bytes as they are asked for, and have no position.
+static bool is_endless(pid_t tid, uint64_t fd)
+{
+    static const unsigned minors[] = {5, 7, 8, 9}; // zero, full, random, urandom
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", tid, (int)fd);
+    struct stat st;
+
+    if (stat(path, &st) < 0 || !S_ISCHR(st.st_mode) || major(st.st_rdev) != 1)
+        return false;
+    for (size_t i = 0; i < G_N_ELEMENTS(minors); i++) {
+        if (minor(st.st_rdev) == minors[i])
+            return true;
+    }
+    return false;
+}
+
+// Has it got a part of what it asked an endless source for? Of vectors the sum is not worth to be
+// known: the whole read again is as good.
+static bool is_short_read(pid_t tid, const struct user_regs_struct *regs, bool ia32)
+{
+    static const struct {
+        int nr, ia32_nr;
+        bool vectors;
+    } reads[] = {
+        {SYS_read, 3, false},    {SYS_pread64, 180, false}, {SYS_readv, 145, true},
+        {SYS_preadv, 333, true}, {SYS_preadv2, 378, true},
+    };
+    const uint64_t first = ia32 ? regs->rbx : regs->rdi, second = ia32 ? regs->rcx : regs->rsi;
+
+    if ((long)regs->rax <= 0)
+        return false;
+    if (regs->orig_rax == (ia32 ? IA32_GETRANDOM : SYS_getrandom))
+        return regs->rax < second;
+    for (size_t i = 0; i < G_N_ELEMENTS(reads); i++)
+        if (regs->orig_rax == (uint64_t)(ia32 ? reads[i].ia32_nr : reads[i].nr))
+            return (reads[i].vectors || regs->rax < regs->rdx) && is_endless(tid, first);
+    return false;
+}
+
+// Returns whether it is about to enter a call again that a signal would end. A short read has run
+// after its handler when a signal comes then, which is no difference.
+static bool wind_call_back(pid_t tid)
+{
+    struct user_regs_struct regs;
+
+    if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0)
+        return false;
+    if ((long)regs.orig_rax == FMT_FROZEN_IN_CALL) // nor has it run since
+        return true;
+    const bool ia32 = is_ia32_call(tid);
+    const bool ended = (long)regs.rax == -EINTR && is_eintr_call(regs.orig_rax, ia32);
+
+    if (!ended && !is_short_read(tid, &regs, ia32))
+        return false;
+    regs.rax = regs.orig_rax;
+    regs.orig_rax = (unsigned long)(ended ? FMT_FROZEN_IN_CALL : -1);
+    regs.rip -= SYSCALL_BYTES;
+    return ptrace(PTRACE_SETREGS, tid, NULL, &regs) == 0 && ended;
+}
+
+static void wind_back(struct thread *t)
+{
+    if (t->seen)
+        return;
+    t->seen = true;
+    t->wound_back = !handler_waits(t->tid) && wind_call_back(t->tid);
+}
+
+// A traced thread is woken by signals that a process would never notice: SIGCHLD above all, when a
+// child ends.
+static bool is_ignored(pid_t tid, int sig)
+{
+    static const uint64_t by_default = 1ull << (SIGCHLD - 1) | 1ull << (SIGCONT - 1) |
+                                       1ull << (SIGURG - 1) | 1ull << (SIGWINCH - 1);
+    struct procfs_status status;
+
+    return procfs_read_status(tid, &status) &&
+           ((status.sig_ignored | (by_default & ~status.sig_caught)) >> (sig - 1) & 1);
 }
 
 static void handle_stop(AgentFreeze *f, pid_t tid, int status)
@@ -210,6 +338,10 @@ static void handle_stop(AgentFreeze *f, pid_t tid, int status)
     if (event == PTRACE_EVENT_STOP) {
         t->stopped = true;
         return;
+    }
+    if (!event && is_ignored(tid, sig)) {
+        wind_call_back(tid);
+        sig = 0;
     }
     // A stop for something else swallowed ours: pass the signal on and ask again.
     ptrace(PTRACE_CONT, tid, NULL, (void *)(long)(event ? 0 : sig));
@@ -305,97 +437,6 @@ static void tend_vforks(AgentFreeze *f)
     }
 }
 
-// Is a handler about to run? Then the program is meant to see EINTR.
-static bool handler_waits(pid_t tid)
-{
-    struct procfs_status status;
-
-    return procfs_read_status(tid, &status) &&
-           (status.sig_pending & ~status.sig_blocked & status.sig_caught) != 0;
-}
-
-// Whether the call that the thread is in, or has just left, is one of i386.
-static bool is_ia32_call(pid_t tid)
-{
-    struct __ptrace_syscall_info info = {0};
-
-    return ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof info, &info) > 0 &&
-           info.arch == AUDIT_ARCH_I386;
-}
-
-static bool is_eintr_call(uint64_t nr, bool ia32)
-{
-    const int *calls = ia32 ? ia32_eintr_calls : eintr_calls;
-    const size_t n = ia32 ? G_N_ELEMENTS(ia32_eintr_calls) : G_N_ELEMENTS(eintr_calls);
-
-    for (size_t i = 0; i < n; i++) {
-        if (nr == (uint64_t)calls[i])
-            return true;
-    }
-    return false;
-}
-
-// Devices that give as many bytes as they are asked for, and have no position.
-static bool is_endless(pid_t tid, uint64_t fd)
-{
-    static const unsigned minors[] = {5, 7, 8, 9}; // zero, full, random, urandom
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", tid, (int)fd);
-    struct stat st;
-
-    if (stat(path, &st) < 0 || !S_ISCHR(st.st_mode) || major(st.st_rdev) != 1)
-        return false;
-    for (size_t i = 0; i < G_N_ELEMENTS(minors); i++) {
-        if (minor(st.st_rdev) == minors[i])
-            return true;
-    }
-    return false;
-}
-
-// Has it got a part of what it asked an endless source for? Of vectors the sum is not worth to be
-// known: the whole read again is as good.
-static bool is_short_read(pid_t tid, const struct user_regs_struct *regs, bool ia32)
-{
-    static const struct {
-        int nr, ia32_nr;
-        bool vectors;
-    } reads[] = {
-        {SYS_read, 3, false},    {SYS_pread64, 180, false}, {SYS_readv, 145, true},
-        {SYS_preadv, 333, true}, {SYS_preadv2, 378, true},
-    };
-    const uint64_t first = ia32 ? regs->rbx : regs->rdi, second = ia32 ? regs->rcx : regs->rsi;
-
-    if ((long)regs->rax <= 0)
-        return false;
-    if (regs->orig_rax == (ia32 ? IA32_GETRANDOM : SYS_getrandom))
-        return regs->rax < second;
-    for (size_t i = 0; i < G_N_ELEMENTS(reads); i++)
-        if (regs->orig_rax == (uint64_t)(ia32 ? reads[i].ia32_nr : reads[i].nr))
-            return (reads[i].vectors || regs->rax < regs->rdx) && is_endless(tid, first);
-    return false;
-}
-
-static void wind_back(struct thread *t)
-{
-    struct user_regs_struct regs;
-    bool ended;
-
-    if (t->seen)
-        return;
-    t->seen = true;
-    if (ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0 || handler_waits(t->tid))
-        return;
-    const bool ia32 = is_ia32_call(t->tid);
-
-    ended = (long)regs.rax == -EINTR && is_eintr_call(regs.orig_rax, ia32);
-    if (!ended && !is_short_read(t->tid, &regs, ia32))
-        return;
-    regs.rax = regs.orig_rax;
-    regs.orig_rax = (unsigned long)(ended ? FMT_FROZEN_IN_CALL : -1);
-    regs.rip -= SYSCALL_BYTES;
-    // A signal that comes now has a short read run after its handler, which is no difference.
-    t->wound_back = ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) == 0 && ended;
-}
-
 // A signal that came while the thread was frozen ends the call after all.
 static void wind_on(struct thread *t)
 {
@@ -475,15 +516,21 @@ void agent_freeze_explain(AgentFreeze *f, GPtrArray *refusals)
 void agent_freeze_thaw(AgentFreeze *f)
 {
     GHashTableIter iter;
-    void *key;
+    void *value;
 
     agent_freeze_reap(f);
     for_each_stopped(f, wind_back);
     for_each_stopped(f, wind_on);
-    g_hash_table_iter_init(&iter, f->threads);
-    while (g_hash_table_iter_next(&iter, &key, NULL)) {
-        // Fails for a thread that never stopped; that one is let go when this process ends.
-        ptrace(PTRACE_DETACH, GPOINTER_TO_INT(key), NULL, NULL);
+    // Main threads first, for the reason that they were the last.
+    for (int leaders = 1; leaders >= 0; leaders--) {
+        g_hash_table_iter_init(&iter, f->threads);
+        while (g_hash_table_iter_next(&iter, NULL, &value)) {
+            const struct thread *t = value;
+
+            // Fails for a thread that never stopped; that one is let go when this process ends.
+            if ((t->tid == t->pid) == leaders)
+                ptrace(PTRACE_DETACH, t->tid, NULL, NULL);
+        }
     }
 }
 

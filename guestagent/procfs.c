@@ -49,6 +49,7 @@ bool procfs_read_status(pid_t tid, struct procfs_status *ret)
         .sig_pending = strtoull(field(text, "\nSigPnd:"), NULL, 16) |
                        strtoull(field(text, "\nShdPnd:"), NULL, 16),
         .sig_blocked = strtoull(field(text, "\nSigBlk:"), NULL, 16),
+        .sig_ignored = strtoull(field(text, "\nSigIgn:"), NULL, 16),
         .sig_caught = strtoull(field(text, "\nSigCgt:"), NULL, 16),
         .kernel_thread = is_kernel_thread(tid),
     };

@@ -12,7 +12,7 @@ struct procfs_status {
     pid_t tgid, ppid, tracer;
     bool kernel_thread;
     uint64_t sig_pending; // of the thread and of its process; bit n-1 is signal n
-    uint64_t sig_blocked, sig_caught;
+    uint64_t sig_blocked, sig_ignored, sig_caught;
 };
 
 // false where there is no such thread (or /proc cannot be read).
