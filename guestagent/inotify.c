@@ -75,7 +75,8 @@ static void plan_watch(AgentRestore *r, const struct fmt_file *f,
     else if (path && inode && inode->contents == FMT_CONTENTS_CARRIED)
         return;
     else if (path && lstat(path, &st) < 0)
-        agent_refuse_file(r, "file-missing", f->rec.objref, "%s, which is watched: %s", path,
+        agent_refuse_file(r, "file-missing", f->rec.objref,
+                          "%s, which is watched: %s (--carry-files takes what is open alone)", path,
                           g_strerror(errno));
     else if (path && (st.st_mode & S_IFMT) != (watch->mode & S_IFMT))
         agent_refuse_file(r, "file-type", f->rec.objref,
