@@ -479,6 +479,8 @@ bool agent_posix_timers_arm(AgentProc *p, GError **error);
 bool agent_signal_queue(AgentTask *t, bool to_process, uint64_t signo,
                         const uint8_t info[AGENT_SIGINFO_BYTES], GError **error);
 
+// Whether a signal would go by unnoticed.
+bool agent_signal_is_ignored(const AgentTask *t, uint64_t signo);
 // The last of all before the threads are let go: a SIGSTOP that is pending in the image.
 void agent_signal_stop(const AgentProc *p);
 

@@ -134,18 +134,22 @@ static bool queue_one(AgentTask *t, const struct fmt_signal *s, bool to_process,
     return agent_signal_queue(t, to_process, s->signo, info, error);
 }
 
-// While it was traced the kernel kept for it what it would have thrown away: such a signal would
-// end a call.
-static bool is_noticed(const AgentTask *t, uint64_t signo)
+bool agent_signal_is_ignored(const AgentTask *t, uint64_t signo)
 {
-    static const uint64_t by_default = 1ull << (SIGCHLD - 1) | 1ull << (SIGCONT - 1) |
-                                       1ull << (SIGURG - 1) | 1ull << (SIGWINCH - 1);
     const struct fmt_sigaction *a = action_of(t->proc, (unsigned)signo);
-    const uint64_t handler = a ? a->handler : (uint64_t)(uintptr_t)SIG_DFL;
 
-    return t->rec->blocked >> (signo - 1) & 1 ||
-           (handler == (uint64_t)(uintptr_t)SIG_DFL ? !(by_default >> (signo - 1) & 1)
-                                                    : handler != (uint64_t)(uintptr_t)SIG_IGN);
+    if (t->rec->blocked >> (signo - 1) & 1)
+        return false;
+    if (a && a->handler != (uint64_t)(uintptr_t)SIG_DFL)
+        return a->handler == (uint64_t)(uintptr_t)SIG_IGN;
+    return signo == SIGCHLD || signo == SIGCONT || signo == SIGURG || signo == SIGWINCH;
+}
+
+// Of what is ignored: while it was traced the kernel kept for it what it would have thrown away,
+// and that would end a call. Not of timers, which are armed again when it is delivered.
+static bool is_queued(const AgentTask *t, const struct fmt_signal *s)
+{
+    return s->signo != SIGSTOP && (s->timer || !agent_signal_is_ignored(t, s->signo));
 }
 
 static bool queue(AgentTask *t, uint64_t owner, bool to_process, GError **error)
@@ -153,8 +157,7 @@ static bool queue(AgentTask *t, uint64_t owner, bool to_process, GError **error)
     const struct fmt_signal *s;
 
     for (size_t i = 0; FMT_NEXT(t->proc->r->img, SIGNAL, i, s); i++) {
-        if (s->owner == owner && s->signo != SIGSTOP && (s->timer || is_noticed(t, s->signo)) &&
-            !queue_one(t, s, to_process, error))
+        if (s->owner == owner && is_queued(t, s) && !queue_one(t, s, to_process, error))
             return false;
     }
     return true;

@@ -100,21 +100,6 @@ const struct agent_aspect agent_aspect_thread = {
     .finish_task = finish_task,
 };
 
-// Whether a signal would go by unnoticed.
-static bool is_ignored(const AgentTask *t, uint64_t signo)
-{
-    const FmtImage *img = t->proc->r->img;
-    const struct fmt_sigaction *action;
-
-    if (t->rec->blocked >> (signo - 1) & 1)
-        return false;
-    for (size_t i = 0; FMT_NEXT(img, SIGACTION, i, action); i++)
-        if (action->sighand == t->proc->rec->sighand && action->signo == signo &&
-            action->handler != (uint64_t)(uintptr_t)SIG_DFL)
-            return action->handler == (uint64_t)(uintptr_t)SIG_IGN;
-    return signo == SIGCHLD || signo == SIGCONT || signo == SIGURG || signo == SIGWINCH;
-}
-
 static void plan_parent_death(AgentRestore *r)
 {
     for (guint i = 0; i < r->procs->len; i++) {
@@ -124,7 +109,7 @@ static void plan_parent_death(AgentRestore *r)
             const AgentTask *t = g_ptr_array_index(p->tasks, j);
 
             if (t->rec->pdeath_signal - 1 < 64 && !p->parent &&
-                !is_ignored(t, t->rec->pdeath_signal))
+                !agent_signal_is_ignored(t, t->rec->pdeath_signal))
                 agent_note(r, "parent-death", p->rec->pid, -1,
                            "its parent stays behind: no signal will tell of its end");
         }
