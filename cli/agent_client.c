@@ -240,6 +240,11 @@ GSocketConnection *cli_agent_open_channel(VmmMachine *vm, const char *target, co
                                           GError **error)
 {
     g_autoptr(GError) why = NULL;
+    if (vmm_machine_why_stopped(vm)) {
+        g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED, "%s: %s, so no agent can answer", target,
+                    vmm_machine_why_stopped(vm));
+        return NULL;
+    }
     GSocketConnection *channel = vmm_machine_open_channel(vm, AGENT_PORT_NAME, &why);
 
     if (channel)

@@ -53,6 +53,10 @@ static void give_up(const struct take *t, unsigned n_takes, int64_t deadline_ms,
 {
     if (t->refusals->len)
         set_refused(t, error);
+    else if (vmm_machine_why_stopped(t->guest->vm))
+        g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
+                    "%s: %s, where the process cannot be taken: %s; --forensic records it as it is",
+                    t->guest->target, vmm_machine_why_stopped(t->guest->vm), t->why);
     else if (vmm_machine_was_paused_before(t->guest->vm))
         g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
                     "%s: was paused where the process cannot be taken: %s; let the guest run on "

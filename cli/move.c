@@ -59,6 +59,12 @@ static bool connect_source_agent(struct move *m, GError **error)
     g_autoptr(GError) why = NULL;
     g_autofree char *text = NULL;
 
+    if (vmm_machine_why_stopped(m->source.vm)) {
+        text = g_strdup_printf("the source guest does not run, as %s, so its agent cannot end the "
+                               "original: --copy would do without",
+                               vmm_machine_why_stopped(m->source.vm));
+        return refuse(m, error, "source-paused", text);
+    }
     if (vmm_machine_is_paused(m->source.vm))
         return refuse(m, error, "source-paused",
                       "the source guest is paused, so its agent cannot end the "

@@ -35,7 +35,8 @@ struct VmmMachine {
     bool tcg;
 
     enum hold hold;
-    bool was_paused; // when we last looked before a pause, or at open
+    bool was_paused;     // when we last looked before a pause, or at open
+    const char *stopped; // why, where not because somebody has paused it; a constant
     bool leave_paused;
     bool adopted;           // it was paused when we came, and is to be so when we go
     bool let_run;           // adopted, and it runs because of us
@@ -102,6 +103,7 @@ VmmMachine *vmm_machine_open(const char *name, const char *uri, GError **error)
         return NULL;
     vm->devstate = vmm_devstate_open(vm->qmp, NULL);
     vm->was_paused = run == VMM_RUN_PAUSED || run == VMM_RUN_STOPPED;
+    vm->stopped = run == VMM_RUN_STOPPED ? reason : NULL;
     return g_steal_pointer(&vm);
 }
 
@@ -151,6 +153,11 @@ bool vmm_machine_was_paused_before(const VmmMachine *vm)
     return vm->was_paused;
 }
 
+const char *vmm_machine_why_stopped(const VmmMachine *vm)
+{
+    return vm->stopped;
+}
+
 static void forget_snapshot(VmmMachine *vm)
 {
     if (vm->has_snapshot)
@@ -174,6 +181,7 @@ static bool query_run(VmmMachine *vm, enum vmm_run *ret, GError **error)
 
     if (!vmm_runstate_query(vm->qmp, ret, &reason, error))
         return false;
+    vm->stopped = *ret == VMM_RUN_STOPPED ? reason : NULL;
     if (*ret != VMM_RUN_REFUSED)
         return true;
     g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "%s cannot be paused: %s", vm->name, reason);

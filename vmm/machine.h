@@ -58,6 +58,9 @@ bool vmm_machine_resume(VmmMachine *vm, GError **error);
 // at each pause).
 bool vmm_machine_is_paused(const VmmMachine *vm);
 bool vmm_machine_was_paused_before(const VmmMachine *vm); // somebody else had stopped it
+// A phrase where the guest stands still, when we last looked, for a reason that no --let-run ends
+// (a panic, a disk that failed ...); else NULL. A constant.
+const char *vmm_machine_why_stopped(const VmmMachine *vm);
 
 // --leave-paused: from now on closing leaves the guest stopped and the watchdog stands down.
 void vmm_machine_leave_paused(VmmMachine *vm);

@@ -14,12 +14,13 @@ static const struct {
 } states[] = {
     {"running", VMM_RUN_RUNNING, NULL},
     {"paused", VMM_RUN_PAUSED, NULL},
-    {"debug", VMM_RUN_STOPPED, NULL},
-    {"guest-panicked", VMM_RUN_STOPPED, NULL},
-    {"internal-error", VMM_RUN_STOPPED, NULL},
-    {"io-error", VMM_RUN_STOPPED, NULL},
-    {"prelaunch", VMM_RUN_STOPPED, NULL}, // -S, also of a VM that was loaded from a snapshot
-    {"watchdog", VMM_RUN_STOPPED, NULL},
+    {"debug", VMM_RUN_STOPPED, "a debugger has stopped it"},
+    {"guest-panicked", VMM_RUN_STOPPED, "its kernel has panicked"},
+    {"internal-error", VMM_RUN_STOPPED, "QEMU has stopped it on an error of its own"},
+    {"io-error", VMM_RUN_STOPPED, "it stopped when a disk of it failed"},
+    // -S, also of a VM that was loaded from a snapshot
+    {"prelaunch", VMM_RUN_STOPPED, "nobody has let it run yet"},
+    {"watchdog", VMM_RUN_STOPPED, "its watchdog has stopped it"},
     {"colo", VMM_RUN_REFUSED, "it is one half of a fault-tolerant pair"},
     {"finish-migrate", VMM_RUN_REFUSED, "it is being migrated away"},
     {"inmigrate", VMM_RUN_REFUSED, "it is still being migrated in"},

@@ -11,7 +11,7 @@ enum vmm_run {
     VMM_RUN_REFUSED, // there is nothing to be read that would be true
 };
 
-// Asks QEMU. *ret_reason: why it is refused, a constant; NULL otherwise.
+// Asks QEMU. *ret_reason: why it is refused or stopped, a constant; NULL otherwise.
 bool vmm_runstate_query(VmmQmp *qmp, enum vmm_run *ret, const char **ret_reason, GError **error);
 
 // Refuses (VMM_ERROR_STATE) while a migration is under way: it stops and starts the guest as it

@@ -7,7 +7,8 @@ set -uo pipefail
 lab=$1 vmgraft=$2 agent=$3 subject=$4
 a=dom-a-$$ b=dom-b-$$
 work=$(mktemp -d)
-trap '"$lab" down "$a"; "$lab" down "$b"; rm -rf "$work"' EXIT
+small=$work/small # has no room for what its disk says it holds
+trap '"$lab" down "$a"; "$lab" down "$b"; umount "$small"; rm -rf "$work"' EXIT
 
 fail() {
     echo "FAIL: $*"
@@ -41,9 +42,11 @@ end_in() {
 
 # For a busy host.
 patient="--deadline=60" agent_patient="--agent-timeout=60"
-"$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" \
+mkdir "$small" && mount -t tmpfs -o size=2M small "$small" && truncate -s 16M "$small/disk" || exit 1
+"$lab" up "$a" --libvirt qemu:///system --memory 256 --agent "$agent" --disk "$small/disk" \
     --program "$subject=/usr/bin/move_subject" || exit 1
 "$lab" up "$b" --libvirt qemu:///system --memory 256 --agent "$agent" --share-ram on \
+    --module pvpanic-mmio \
     --program "$subject=/usr/bin/move_subject" || exit 1
 pid=$("$lab" exec "$a" --detach -- move_subject 16) || exit 1
 until "$lab" exec "$a" -- test -e /tmp/rounds; do sleep 0.1; done
@@ -156,6 +159,59 @@ yes | "$vmgraft" restore - "$b" 2>"$work/err"
 says "\`vmgraft agent install $b\`"
 status 0 "$vmgraft" capture $patient "$b" "$child" -o "$work/none.vmg"
 works "$a" "no agent in the other guest"
+
+# comes_to DOMAIN STATE
+comes_to() {
+    for _ in $(seq 600); do
+        [ "$(state "$1")" != "$2" ] || return 0
+        sleep 0.1
+    done
+    fail "$1 is $(state "$1"), not $2"
+}
+
+# Of a guest that crashed and was kept, what sleeps can be taken, and nothing else can be done.
+"$lab" exec "$b" --detach -- sh -c 'echo c >/proc/sysrq-trigger' >"$work/out"
+comes_to "$b" "crashed (panicked)"
+status 0 "$vmgraft" ps "$b"
+status 0 "$vmgraft" capture "$b" "$child" -o "$work/crashed.vmg"
+status 0 "$vmgraft" verify "$work/crashed.vmg"
+status 3 "$vmgraft" migrate "$b" "$child" "$a"
+says "the source guest does not run, as its kernel has panicked"
+status 1 "$vmgraft" restore "$work/a.vmg" "$b"
+says "$b: its kernel has panicked, so no agent can answer"
+[ "$(state "$b")" = "crashed (panicked)" ] || fail "crashed: $(state "$b")"
+echo "ok: crashed"
+
+# One whose disk has failed.
+"$lab" exec "$a" --detach -- dd if=/dev/zero of=/dev/vda bs=1M oflag=direct >"$work/out"
+comes_to "$a" "paused (I/O error)"
+status 0 "$vmgraft" ps "$a"
+status 3 "$vmgraft" migrate "$a" "$pid" "$b"
+says "the source guest does not run, as it stopped when a disk of it failed"
+"$vmgraft" capture --let-run "$a" "$pid" -o "$work/error.vmg" 2>"$work/err" ||
+    says "it stopped when a disk of it failed, where the process cannot be taken"
+[ "$(state "$a")" = "paused (I/O error)" ] || fail "a disk that failed: $(state "$a")"
+mount -o remount,size=32M "$small"
+virsh resume "$a" >"$work/out"
+works "$a" "a disk that failed"
+
+# One that is being saved, for as long as nobody reads that.
+mkfifo "$work/fifo"
+exec 9<>"$work/fifo"
+virsh save "$a" "$work/fifo" >"$work/saved" 2>&1 9>&- &
+saver=$!
+comes_to "$a" "paused (saving)"
+for command in "ps $a" "capture $a $pid -o $work/saving.vmg" "migrate $a $pid $b"; do
+    # shellcheck disable=SC2086
+    status 1 "$vmgraft" $command
+    says "domain $a is being migrated, saved or dumped: wait until that is over"
+done
+[ "$(state "$a")" = "paused (saving)" ] || fail "being saved: $(state "$a")"
+virsh domjobabort "$a" >"$work/out" || fail "the job cannot be ended"
+exec 9>&- # it is full, and whoever writes to it waits
+wait $saver && fail "it was saved nevertheless"
+running "not saved after all"
+works "$a" "being saved"
 
 # What cannot be.
 status 1 "$vmgraft" ps no-such-domain

@@ -46,6 +46,7 @@ def _xml(guest, kernel, options, accelerator, model, port_path):
   {cpu}{policies}</cpu>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>destroy</on_reboot>
+  <on_crash>preserve</on_crash>
   <devices>
     {disks}
     <serial type='file'><source path={quoteattr(str(guest.console))}/></serial>
@@ -55,6 +56,7 @@ def _xml(guest, kernel, options, accelerator, model, port_path):
       <target type='virtio' name='org.vmgraft.lab.0'/>
     </channel>
     <memballoon model='none'/>
+    <panic model='isa'/>
   </devices>
 </domain>
 """
