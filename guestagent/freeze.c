@@ -3,21 +3,17 @@
 #include "guestagent/freeze.h"
 
 #include <errno.h>
-#include <linux/audit.h>
 #include <linux/kcmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
-#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "formats/frozen.h"
 #include "guestagent/error.h"
 #include "guestagent/procfs.h"
+#include "guestagent/wind.h"
 
 /*
  * Every thread is seized and interrupted; what it creates meanwhile is traced from birth. The set
@@ -40,38 +36,17 @@
 struct thread {
     pid_t tid, pid;
     bool stopped;
-    bool let_run;    // until it gives its memory back to who waits in vfork()
-    bool seen;       // by wind_back
-    bool wound_back; // is about to enter a call again that a signal would end
+    bool in_group_stop; // its stop was that of its process (SIGSTOP ...)
+    bool told;          // of that of its process
+    bool let_run;       // until it gives its memory back to who waits in vfork()
+    bool seen;          // by wind_back
+    bool wound_back;    // is about to enter a call again that a signal would end
 };
 
 struct AgentFreeze {
     pid_t root;
     GHashTable *threads;   // tid -> struct thread
     GHashTable *processes; // set of pids, those that have died included
-};
-
-#define SYSCALL_BYTES  2 // 0f 05
-#define IA32_GETRANDOM 355
-
-// Calls that end with EINTR though no handler ran, without having done anything.
-static const int eintr_calls[] = {
-    SYS_epoll_wait,      SYS_epoll_pwait,    SYS_epoll_pwait2,  SYS_semop,       SYS_semtimedop,
-    SYS_rt_sigtimedwait, SYS_io_getevents,   SYS_io_pgetevents, SYS_msgsnd,      SYS_msgrcv,
-    SYS_accept,          SYS_accept4,        SYS_read,          SYS_readv,       SYS_recvfrom,
-    SYS_recvmsg,         SYS_recvmmsg,       SYS_write,         SYS_writev,      SYS_sendto,
-    SYS_sendmsg,         SYS_sendmmsg,       SYS_futex,         SYS_futex_waitv, SYS_mq_timedsend,
-    SYS_mq_timedreceive, SYS_io_uring_enter, SYS_flock,         SYS_fcntl,       SYS_connect,
-    SYS_fallocate,
-};
-
-// Those of i386, by the order of their numbers (arch/x86/entry/syscalls/syscall_32.tbl).
-static const int ia32_eintr_calls[] =
-    {
-        3,   4,   55,  102, 117, 143, 145, 146, 177, 221, 240, 247, 256,
-        279, 280, 319, 337, 345, 364, 369, 370, 371, 372, 385, 400, 401,
-        416, 417, 418, 419, 420, 421, 422, 426, 441, 449, // read, write, fcntl, socketcall, ipc,
-                                                          // flock, readv, ...
 };
 
 AgentFreeze *agent_freeze_new(pid_t root)
@@ -217,114 +192,12 @@ static guint scan(AgentFreeze *f, GPtrArray *refusals)
     return n_new;
 }
 
-// Is a handler about to run? Then the program is meant to see EINTR.
-static bool handler_waits(pid_t tid)
-{
-    struct procfs_status status;
-
-    return procfs_read_status(tid, &status) &&
-           (status.sig_pending & ~status.sig_blocked & status.sig_caught) != 0;
-}
-
-// Whether the call that the thread is in, or has just left, is one of i386.
-static bool is_ia32_call(pid_t tid)
-{
-    struct __ptrace_syscall_info info = {0};
-
-    return ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof info, &info) > 0 &&
-           info.arch == AUDIT_ARCH_I386;
-}
-
-static bool is_eintr_call(uint64_t nr, bool ia32)
-{
-    const int *calls = ia32 ? ia32_eintr_calls : eintr_calls;
-    const size_t n = ia32 ? G_N_ELEMENTS(ia32_eintr_calls) : G_N_ELEMENTS(eintr_calls);
-
-    for (size_t i = 0; i < n; i++) {
-        if (nr == (uint64_t)calls[i])
-            return true;
-    }
-    return false;
-}
-
-// Devices that give as many bytes as they are asked for, and have no position.
-static bool is_endless(pid_t tid, uint64_t fd)
-{
-    static const unsigned minors[] = {5, 7, 8, 9}; // zero, full, random, urandom
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", tid, (int)fd);
-    struct stat st;
-
-    if (stat(path, &st) < 0 || !S_ISCHR(st.st_mode) || major(st.st_rdev) != 1)
-        return false;
-    for (size_t i = 0; i < G_N_ELEMENTS(minors); i++) {
-        if (minor(st.st_rdev) == minors[i])
-            return true;
-    }
-    return false;
-}
-
-// Has it got a part of what it asked an endless source for? Of vectors the sum is not worth to be
-// known: the whole read again is as good.
-static bool is_short_read(pid_t tid, const struct user_regs_struct *regs, bool ia32)
-{
-    static const struct {
-        int nr, ia32_nr;
-        bool vectors;
-    } reads[] = {
-        {SYS_read, 3, false},    {SYS_pread64, 180, false}, {SYS_readv, 145, true},
-        {SYS_preadv, 333, true}, {SYS_preadv2, 378, true},
-    };
-    const uint64_t first = ia32 ? regs->rbx : regs->rdi, second = ia32 ? regs->rcx : regs->rsi;
-
-    if ((long)regs->rax <= 0)
-        return false;
-    if (regs->orig_rax == (ia32 ? IA32_GETRANDOM : SYS_getrandom))
-        return regs->rax < second;
-    for (size_t i = 0; i < G_N_ELEMENTS(reads); i++)
-        if (regs->orig_rax == (uint64_t)(ia32 ? reads[i].ia32_nr : reads[i].nr))
-            return (reads[i].vectors || regs->rax < regs->rdx) && is_endless(tid, first);
-    return false;
-}
-
-// Returns whether it is about to enter a call again that a signal would end. A short read has run
-// after its handler when a signal comes then, which is no difference.
-static bool wind_call_back(pid_t tid)
-{
-    struct user_regs_struct regs;
-
-    if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0)
-        return false;
-    if ((long)regs.orig_rax == FMT_FROZEN_IN_CALL) // nor has it run since
-        return true;
-    const bool ia32 = is_ia32_call(tid);
-    const bool ended = (long)regs.rax == -EINTR && is_eintr_call(regs.orig_rax, ia32);
-
-    if (!ended && !is_short_read(tid, &regs, ia32))
-        return false;
-    regs.rax = regs.orig_rax;
-    regs.orig_rax = (unsigned long)(ended ? FMT_FROZEN_IN_CALL : -1);
-    regs.rip -= SYSCALL_BYTES;
-    return ptrace(PTRACE_SETREGS, tid, NULL, &regs) == 0 && ended;
-}
-
 static void wind_back(struct thread *t)
 {
     if (t->seen)
         return;
     t->seen = true;
-    t->wound_back = !handler_waits(t->tid) && wind_call_back(t->tid);
-}
-
-// A traced thread is woken by signals that a process would never notice: SIGCHLD above all, when a
-// child ends.
-static bool is_ignored(pid_t tid, int sig)
-{
-    static const uint64_t by_default = 1ull << (SIGCHLD - 1) | 1ull << (SIGCONT - 1) |
-                                       1ull << (SIGURG - 1) | 1ull << (SIGWINCH - 1);
-    struct procfs_status status;
-
-    return procfs_read_status(tid, &status) &&
-           ((status.sig_ignored | (by_default & ~status.sig_caught)) >> (sig - 1) & 1);
+    t->wound_back = !agent_wind_handler_waits(t->tid) && agent_wind_back(t->tid);
 }
 
 static void handle_stop(AgentFreeze *f, pid_t tid, int status)
@@ -337,10 +210,11 @@ static void handle_stop(AgentFreeze *f, pid_t tid, int status)
         t = add_thread(f, procfs_read_status(tid, &proc) ? proc.tgid : tid, tid);
     if (event == PTRACE_EVENT_STOP) {
         t->stopped = true;
+        t->in_group_stop = sig != SIGTRAP;
         return;
     }
-    if (!event && is_ignored(tid, sig)) {
-        wind_call_back(tid);
+    if (!event && agent_wind_is_ignored(tid, sig)) {
+        agent_wind_back(tid);
         sig = 0;
     }
     // A stop for something else swallowed ours: pass the signal on and ask again.
@@ -440,14 +314,42 @@ static void tend_vforks(AgentFreeze *f)
 // A signal that came while the thread was frozen ends the call after all.
 static void wind_on(struct thread *t)
 {
-    struct user_regs_struct regs;
+    if (t->wound_back && agent_wind_handler_waits(t->tid))
+        agent_wind_on(t->tid);
+}
 
-    if (!t->wound_back || !handler_waits(t->tid) || ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0)
-        return;
-    regs.orig_rax = regs.rax;
-    regs.rax = (unsigned long)-EINTR;
-    regs.rip += SYSCALL_BYTES;
-    ptrace(PTRACE_SETREGS, t->tid, NULL, &regs);
+/*
+ * A SIGSTOP that came meanwhile: who was stopped for us before has no part in it, and the process
+ * would neither run nor be stopped for as long as it is frozen. Such a thread is let go on, which
+ * takes it to its next stop without an instruction. Once: SIGCONT may have come by then.
+ */
+static bool spread_group_stops(AgentFreeze *f)
+{
+    g_autoptr(GHashTable) stopping = g_hash_table_new(NULL, NULL);
+    GHashTableIter iter;
+    void *value;
+    bool any = false;
+
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const struct thread *t = value;
+
+        if (t->in_group_stop)
+            g_hash_table_add(stopping, GINT_TO_POINTER(t->pid));
+    }
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        struct thread *t = value;
+
+        if (t->in_group_stop || t->told ||
+            !g_hash_table_contains(stopping, GINT_TO_POINTER(t->pid)))
+            continue;
+        t->stopped = false;
+        t->told = any = true;
+        ptrace(PTRACE_CONT, t->tid, NULL, NULL);
+        ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
+    }
+    return any;
 }
 
 static void step_out_of_vdso(struct thread *t)
@@ -490,6 +392,8 @@ enum agent_freeze_state agent_freeze_step(AgentFreeze *f, GPtrArray *refusals, G
                     f->root);
         return AGENT_FREEZE_FAILED;
     }
+    if (spread_group_stops(f))
+        return AGENT_FREEZE_AGAIN;
     for_each_stopped(f, step_out_of_vdso);
     if (find_unstopped(f))
         return AGENT_FREEZE_AGAIN;
