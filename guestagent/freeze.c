@@ -22,7 +22,7 @@
  *
  * An interrupted call ends with a code that the kernel turns into a restart when the thread goes
  * on, so the program never sees it. Some calls end with plain EINTR; the program would. Those are
- * wound back here, before anybody looks, to the `syscall` instruction: registers, hence also a
+ * wound back (wind.c), before anybody looks, to the `syscall` instruction: registers, hence also a
  * captured image, are then those of a thread that is about to enter the call. Nothing was done yet,
  * else the call had returned how much. What was left of a timeout the host has seen before.
  *
