@@ -403,6 +403,31 @@ static bool check_watched(struct mapping *m, GError **error)
     return true;
 }
 
+static bool refuse_open_file(struct intro_ctx *c, struct gva file, uint64_t ref, GError **error)
+{
+    (void)ref;
+    return intro_file(c, file, error) != 0;
+}
+
+// The rings of an io_uring are refused as what they are, which a descriptor of it may have said.
+static bool refuse_device(struct mapping *m, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(m->c->k);
+    struct gva dentry = m->file.addr ? rd_ptr(&r, m->file, M_file_path_dentry) : GVA(0);
+
+    if (!rd_done(&r, error))
+        return false;
+    g_autofree char *name = dentry.addr ? intro_dentry_name(m->c->k, dentry, error) : g_strdup("");
+    if (!name)
+        return false;
+    if (strcmp(name, "[io_uring]") == 0)
+        intro_later(m->c, refuse_open_file, m->file, 0);
+    else
+        intro_refuse(m->c, "device-mapping", "maps device memory at %" G_GINT64_MODIFIER "x",
+                     m->rec->start);
+    return true;
+}
+
 static bool capture_kind(struct mapping *m, GError **error)
 {
     bool special, shm;
@@ -411,11 +436,8 @@ static bool capture_kind(struct mapping *m, GError **error)
         return false;
     if (special)
         return capture_special(m, error);
-    if (m->vm_flags & (VM_PFNMAP | VM_IO | VM_MIXEDMAP)) {
-        intro_refuse(m->c, "device-mapping", "maps device memory at %" G_GINT64_MODIFIER "x",
-                     m->rec->start);
-        return true;
-    }
+    if (m->vm_flags & (VM_PFNMAP | VM_IO | VM_MIXEDMAP))
+        return refuse_device(m, error);
     if (!check_watched(m, error))
         return false;
     if (!m->file.addr)

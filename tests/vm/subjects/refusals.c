@@ -50,7 +50,12 @@ static int open_uring(void)
 {
     static struct io_uring_params params;
 
-    return (int)syscall(SYS_io_uring_setup, 4, &params);
+    const int fd = (int)syscall(SYS_io_uring_setup, 4, &params);
+
+    // The rings are memory of the kernel's, and not refused for themselves.
+    if (fd >= 0)
+        MUST(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, IORING_OFF_SQ_RING) != MAP_FAILED);
+    return fd;
 }
 
 static int open_uffd(void)
