@@ -72,7 +72,7 @@ static void plan_watch(AgentRestore *r, const struct fmt_file *f,
     if (!path && !is_open_in_image(r, watch))
         agent_refuse_file(r, "inotify", f->rec.objref, "watch %" G_GUINT64_FORMAT " is of nothing",
                           watch->wd);
-    else if (path && inode && inode->contents == FMT_CONTENTS_CARRIED)
+    else if (path && inode && inode->contents == FMT_CONTENTS_CARRIED && is_open_in_image(r, watch))
         return;
     else if (path && lstat(path, &st) < 0)
         agent_refuse_file(r, "file-missing", f->rec.objref,
@@ -163,11 +163,14 @@ static struct agent_watch *add(struct agent_instance *in, int wd)
 static bool add_living(struct agent_instance *in, const struct fmt_inotify_watch *rec)
 {
     struct agent_watch *watch = add(in, (int)rec->wd);
+    struct stat st;
 
     watch->rec = rec;
     watch->is_dir = S_ISDIR(rec->mode);
-    watch->path = rec->path ? g_strdup(rec->path)
-                            : g_strdup_printf("/proc/self/fd/%d", open_object(in->r, rec));
+    // Of several names of a carried file one is made here, which need not be that of the watch.
+    watch->by_fd = !rec->path || (lstat(rec->path, &st) < 0 && open_object(in->r, rec) >= 0);
+    watch->path = watch->by_fd ? g_strdup_printf("/proc/self/fd/%d", open_object(in->r, rec))
+                               : g_strdup(rec->path);
     return true;
 }
 
@@ -230,8 +233,8 @@ bool agent_watch_listen(const struct agent_instance *in, const struct agent_watc
                         uint32_t mask, GError **error)
 {
     // A path of the image leads to what was watched, without links.
-    const bool by_fd = watch->rec && !watch->rec->path;
-    const int wd = inotify_add_watch(in->fd, watch->path, mask | (by_fd ? 0 : IN_DONT_FOLLOW));
+    const int wd =
+        inotify_add_watch(in->fd, watch->path, mask | (watch->by_fd ? 0 : IN_DONT_FOLLOW));
 
     if (wd < 0)
         return agent_fail_errno(error, "a watch of %s", watch->path);

@@ -14,6 +14,7 @@ struct agent_watch {
     int wd;
     const struct fmt_inotify_watch *rec; // NULL: it has been removed
     char *path;                          // to add it by; of a removed one, something of ours
+    bool by_fd;                          // the path is a descriptor's in /proc
     bool is_dir;
 };
 

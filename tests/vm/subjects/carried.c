@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -18,7 +19,7 @@
 #define HOLE  4u // the page that was never written
 #define MTIME 1500000001
 
-static int file, writer, log_fd, linked, empty, program, deep;
+static int file, writer, log_fd, linked, empty, program, deep, watched, events, wd;
 static uint8_t *shared, *private;
 static uint64_t generation;
 
@@ -48,6 +49,24 @@ static void fill(int fd)
     }
 }
 
+// A file that is watched by a name that nobody has open.
+static void watch(void)
+{
+    watched = create("watched", O_RDWR);
+    MUST(link("watched", "watched.2") == 0 && (events = inotify_init1(IN_NONBLOCK)) >= 0);
+    MUST((wd = inotify_add_watch(events, "watched.2", IN_MODIFY | IN_ATTRIB)) > 0);
+}
+
+static void check_watch(void)
+{
+    struct inotify_event event = {0};
+
+    CHECK(read(events, &event, sizeof event) < 0 && errno == EAGAIN, "event %x", event.mask);
+    MUST(write(watched, "w", 1) == 1);
+    CHECK(read(events, &event, sizeof event) == sizeof event, "no event: %m");
+    CHECK(event.wd == wd && event.mask == IN_MODIFY, "event %x of %d", event.mask, event.wd);
+}
+
 static void set_up(void)
 {
     const struct timespec times[2] = {{.tv_sec = MTIME}, {.tv_sec = MTIME, .tv_nsec = 3}};
@@ -72,6 +91,7 @@ static void set_up(void)
     MUST(mkdir("above", 0700) == 0 && mkdir("above/it", 0700) == 0);
     deep = create("above/it/deep", O_RDWR);
     MUST(write(deep, "deep", 4) == 4 && chmod("above", 02751) == 0 && chown("above/it", 5, 6) == 0);
+    watch();
 }
 
 // The name leads to the very file that is open.
@@ -144,6 +164,7 @@ int main(int argc, char **argv)
         subject_sleep_ms(1);
     }
     check();
+    check_watch();
     MUST(prctl(PR_GET_PDEATHSIG, &parent_death) == 0);
     CHECK(parent_death == (subject.argument ? SIGTERM : 0), "PR_GET_PDEATHSIG %d", parent_death);
     subject_pass();
