@@ -122,6 +122,7 @@ static bool capture(struct cli *cli, struct options *o, GPtrArray *reasons, GErr
         .allow = o->kinds,
         .carry_bytes = o->carry_bytes,
         .disks = disks ? cli_disk_reader(disks) : NULL,
+        .programs = true,
         .source = guest.target,
     };
 

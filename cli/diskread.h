@@ -23,8 +23,8 @@ typedef struct CliDiskReader CliDiskReader;
 #define CLI_DISKS_OPTION(disks)                                                                    \
     {                                                                                              \
         "disks", 0, 0, G_OPTION_ARG_NONE, disks,                                                   \
-            "Read from the guest's disks what is swapped out, and of carried files what is not "   \
-            "in memory (a longer pause)",                                                          \
+            "Read from the guest's disks what memory does not hold: swapped pages, the rest of "   \
+            "carried files and, for capture, of mapped programs (a longer pause)",                 \
             NULL                                                                                   \
     }
 

@@ -145,6 +145,7 @@ static uint64_t estimate_pages(IntroCapture *cap, struct gva root)
     intro_swap_end(&c);
     g_clear_pointer(&c.later, g_array_unref);
     g_clear_pointer(&c.partial, g_array_unref);
+    g_clear_pointer(&c.programs, g_array_unref);
     g_clear_pointer(&c.holders, g_hash_table_unref);
     return intro_pages_count(cap->pages);
 }
@@ -313,6 +314,7 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
     g_clear_pointer(&c.sockets, g_array_unref);
     g_clear_pointer(&c.later, g_array_unref);
     g_clear_pointer(&c.partial, g_array_unref);
+    g_clear_pointer(&c.programs, g_array_unref);
     g_clear_pointer(&c.holders, g_hash_table_unref);
     g_clear_pointer(&c.cow, intro_cow_free);
     return result;

@@ -76,6 +76,7 @@ struct intro_capture_options {
     bool records_only;    // for a look: the image gets no pages, and nothing is copied
     uint64_t carry_bytes; // regular files up to this size go into the image; 0: none
     const struct intro_disks *disks; // for what is not in memory; may be NULL
+    bool programs;    // with disks: of mapped programs and libraries also what was never read in
     GPtrArray *allow; // char *: kinds of refusal that the user accepts to lose; may be NULL
     uint32_t
         frozen_by; // pid of the guest's own agent where it has stopped the tree (ptrace); else 0

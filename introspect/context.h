@@ -35,6 +35,7 @@ struct intro_ctx {
     GArray *sockets;         // of struct intro_sock (socket.h): those found so far; NULL for none
     GArray *later;           // struct intro_later; NULL for none
     GArray *partial;         // files that are to be completed from a disk (disk.c); NULL for none
+    GArray *programs;        // what of files is mapped (program.c); NULL for none
     struct intro_swap *swap; // swapped pages (swap.c); NULL for none
     GHashTable *holders;     // intro_outside_holders(), made when first needed; owned
     unsigned n_openers;      // threads that wait for the other end of a FIFO that they open
@@ -143,6 +144,11 @@ bool intro_pagecache_look(IntroKernel *k, struct gva inode, uint64_t index,
 // if they can be had; of others it is on a disk.
 bool intro_pagecache_is_whole(struct intro_ctx *c, struct gva inode, bool in_memory,
                               bool *ret_whole, GError **error);
+
+// The pages of [first, end) that the page cache does not have: appends the first and the end of
+// each range of them, as uint64_t, in order. BUSY where one is being read or written.
+bool intro_pagecache_missing(IntroKernel *k, struct gva inode, uint64_t first, uint64_t end,
+                             GArray *ranges, GError **error);
 
 // What fallocate() has set aside for a file in memory, behind its end too, and nobody has written
 // to: u64 start and end of each range, as the image has it. *ret is NULL for none.

@@ -20,8 +20,7 @@
 
 #define MAX_STEPS 8192 // of a path, as in path.c
 
-// With a journal, and of which this has been tried.
-static bool is_known(const char *fstype)
+bool intro_disk_knows(const char *fstype)
 {
     static const char *const names[] = {"ext3", "ext4"};
 
@@ -42,7 +41,8 @@ void intro_disk_later(struct intro_opened *o, const struct fmt_inode *inode)
 {
     const struct partial partial = {o->inode, o->dentry, inode->rec.objref, o->c->pid, o->c->fd};
 
-    if (!o->c->opt->disks || o->c->opt->records_only || o->rec->deleted || !is_known(o->fstype))
+    if (!o->c->opt->disks || o->c->opt->records_only || o->rec->deleted ||
+        !intro_disk_knows(o->fstype))
         return;
     if (!o->c->partial)
         o->c->partial = g_array_new(FALSE, FALSE, sizeof(struct partial));
@@ -76,11 +76,12 @@ static char *path_on_disk(IntroKernel *k, struct gva dentry, GError **error)
 // Bits 0 to 30: since 6.13 the last says whether somebody has asked for the time.
 #define NSEC_MASK 0x7fffffff
 
-static bool describe(IntroKernel *k, const struct partial *p, struct intro_disk_file *ret,
-                     GError **error)
+bool intro_disk_describe(IntroKernel *k, struct gva inode, struct gva dentry,
+                         struct intro_disk_file *ret, char **ret_path, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(k);
-    struct gva sb = rd_ptr(&r, p->inode, M_inode_sb);
+    struct gva sb = rd_ptr(&r, inode, M_inode_sb);
+    struct intro_disk_file file = {0};
 
     if (!intro_has(k, M_sb_uuid) || !intro_has(k, M_inode_blocks) ||
         !intro_has(k, M_inode_ctime_sec) || !intro_has(k, M_inode_ctime_nsec)) {
@@ -88,14 +89,18 @@ static bool describe(IntroKernel *k, const struct partial *p, struct intro_disk_
                     "this kernel does not tell where its files are");
         return false;
     }
-    rd_bytes(&r, sb, M_sb_uuid, ret->uuid, sizeof(ret->uuid));
-    ret->ino = rd(&r, p->inode, M_inode_ino);
-    ret->size_bytes = rd(&r, p->inode, M_inode_size);
-    ret->n_sectors = rd(&r, p->inode, M_inode_blocks);
-    ret->mtime_ns = rd_time_ns(&r, p->inode, M_inode_mtime_sec, M_inode_mtime_nsec);
-    ret->ctime_ns = (int64_t)(rd(&r, p->inode, M_inode_ctime_sec) * UINT64_C(1000000000) +
-                              (rd(&r, p->inode, M_inode_ctime_nsec) & NSEC_MASK));
-    return rd_done(&r, error);
+    rd_bytes(&r, sb, M_sb_uuid, file.uuid, sizeof(file.uuid));
+    file.ino = rd(&r, inode, M_inode_ino);
+    file.size_bytes = rd(&r, inode, M_inode_size);
+    file.n_sectors = rd(&r, inode, M_inode_blocks);
+    file.mtime_ns = rd_time_ns(&r, inode, M_inode_mtime_sec, M_inode_mtime_nsec);
+    file.ctime_ns = (int64_t)(rd(&r, inode, M_inode_ctime_sec) * UINT64_C(1000000000) +
+                              (rd(&r, inode, M_inode_ctime_nsec) & NSEC_MASK));
+    if (!rd_done(&r, error) || !(*ret_path = path_on_disk(k, dentry, error)))
+        return false;
+    file.path = *ret_path;
+    *ret = file;
+    return true;
 }
 
 // The file's pages, and which of them memory does not have.
@@ -145,9 +150,9 @@ static bool complete(struct intro_ctx *c, const struct partial *p, struct fmt_in
                      GError **error)
 {
     struct intro_disk_file file = {0};
-    g_autofree char *path = path_on_disk(c->k, p->dentry, error);
+    g_autofree char *path = NULL;
 
-    if (!path || !describe(c->k, p, &file, error))
+    if (!intro_disk_describe(c->k, p->inode, p->dentry, &file, &path, error))
         return false;
     if (file.size_bytes > c->opt->carry_bytes || file.size_bytes != inode->size_bytes) {
         g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT, "its size is not what it was");
@@ -164,7 +169,6 @@ static bool complete(struct intro_ctx *c, const struct partial *p, struct fmt_in
     }
     if (!assemble(c->k, p->inode, n_pages, &a, error))
         return false;
-    file.path = path;
     file.gaps = (const struct intro_disk_gap *)(const void *)gaps->data;
     file.n_gaps = gaps->len;
     if (gaps->len && !c->opt->disks->read(c->opt->disks->user, &file, error))
@@ -192,4 +196,5 @@ void intro_disk_complete(struct intro_ctx *c)
                        inode->path ? inode->path : "a file", error->message);
     }
     c->fd = -1;
+    intro_program_complete(c);
 }

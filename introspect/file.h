@@ -29,6 +29,8 @@ void intro_file_check_owners(struct intro_ctx *c);
 // regular.c: the INODE of a file that has been recorded gets what the target needs to have the file
 // where it cannot be found there by its path: contents, or another path.
 bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError **error);
+// Whether such a file system is memory: what of its files has no page is zeros.
+bool intro_file_is_in_memory(const char *fstype);
 bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **error);
 
 // attributes.c: what the inode has besides, as a record of `owner`, where it has anything. `whole`:
@@ -43,6 +45,19 @@ bool intro_file_attributes(struct intro_opened *o, bool whole, GError **error);
 // nothing else of the take is to be done. What cannot be had is noted.
 void intro_disk_later(struct intro_opened *o, const struct fmt_inode *inode);
 void intro_disk_complete(struct intro_ctx *c);
+
+// Whether files of such a file system can be read from a disk: it has a journal, and it was tried.
+bool intro_disk_knows(const char *fstype);
+// What the disk should say of a file, but for its gaps. *ret_path is ret->path, to be freed.
+bool intro_disk_describe(IntroKernel *k, struct gva inode, struct gva dentry,
+                         struct intro_disk_file *ret, char **ret_path, GError **error);
+
+// program.c: bytes [start, end) of a file, whose INODE is `ref`, are mapped. Of files that are so
+// for execution the pages that memory lacks are taken from the disks, where that is asked for, and
+// what of them cannot be had is noted. The second is part of intro_disk_complete().
+bool intro_program_mapped(struct intro_ctx *c, struct gva file, uint64_t ref, uint64_t start,
+                          uint64_t end, bool is_executable, GError **error);
+void intro_program_complete(struct intro_ctx *c);
 
 // directory.c: which names a directory that is being read has yet to give.
 bool intro_directory_position(struct intro_opened *o, const struct fmt_inode *inode,

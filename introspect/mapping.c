@@ -3,6 +3,7 @@
 #include "introspect/mm.h"
 
 #include "introspect/cow.h"
+#include "introspect/file.h"
 #include "introspect/swap.h"
 
 #include <string.h>
@@ -364,11 +365,12 @@ static bool capture_file(struct mapping *m, GError **error)
     }
     m->rec->kind = FMT_VMA_FILE;
     m->inherited = m->c->cow && !(m->vm_flags & VM_SHARED);
-    if (!walk_pages(m, m->vm_flags & VM_SHARED ? want_written_page : want_page, error))
+    const uint64_t start = m->rec->offset_bytes, end = start + (m->rec->end - m->rec->start);
+    if (!walk_pages(m, m->vm_flags & VM_SHARED ? want_written_page : want_page, error) ||
+        !intro_pagecache(m->c, m->inode, file->object, start, end, FMT_PAGES_CLEAN, error))
         return false;
-    return intro_pagecache(m->c, m->inode, file->object, m->rec->offset_bytes,
-                           m->rec->offset_bytes + (m->rec->end - m->rec->start), FMT_PAGES_CLEAN,
-                           error);
+    return file->deleted || intro_program_mapped(m->c, m->file, file->object, start, end,
+                                                 m->rec->flags & FMT_VMA_EXEC, error);
 }
 
 static bool capture_shm(struct mapping *m, GError **error)

@@ -236,6 +236,55 @@ bool intro_pagecache_is_whole(struct intro_ctx *c, struct gva inode, bool in_mem
     return true;
 }
 
+struct missing {
+    IntroKernel *k;
+    struct gva mapping;
+    uint64_t next, end; // page indices
+    GArray *ranges;
+};
+
+static void add_missing(struct missing *m, uint64_t end)
+{
+    if (end > m->next) {
+        g_array_append_val(m->ranges, m->next);
+        g_array_append_val(m->ranges, end);
+    }
+}
+
+static bool pass_entry(uint64_t index, unsigned order, uint64_t entry, void *user, GError **error)
+{
+    struct missing *m = user;
+    struct run run;
+
+    if (entry & 1)
+        return true; // evicted
+    if (!read_run(m->k, m->mapping, index, order, entry, &run, error))
+        return false;
+    if (!run.uptodate) {
+        g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
+                    "page %" G_GUINT64_FORMAT " is being read or written just now", run.index);
+        return false;
+    }
+    add_missing(m, MIN(run.index, m->end));
+    m->next = MAX(m->next, run.index + run.n_pages);
+    return true;
+}
+
+bool intro_pagecache_missing(IntroKernel *k, struct gva inode, uint64_t first, uint64_t end,
+                             GArray *ranges, GError **error)
+{
+    struct missing m = {.k = k, .next = first, .end = end, .ranges = ranges};
+
+    if (first >= end)
+        return true;
+    if (!intro_get_ptr(k, inode, M_inode_mapping, &m.mapping, error) ||
+        !intro_walk_xarray(k, intro_member_addr(k, m.mapping, M_mapping_pages), first, end - 1,
+                           pass_entry, &m, error))
+        return false;
+    add_missing(&m, end);
+    return true;
+}
+
 struct reserving {
     IntroKernel *k;
     struct gva mapping;

@@ -11,7 +11,7 @@
  * that is everything, and a page that is missing is a hole. Of one on a disk a missing page may be
  * a hole or not have been read: such a file is not whole, unless the disk can be read (disk.c).
  */
-static bool is_in_memory(const char *fstype)
+bool intro_file_is_in_memory(const char *fstype)
 {
     static const char *const names[] = {"tmpfs", "rootfs", "ramfs", "devtmpfs"};
 
@@ -79,10 +79,11 @@ bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError 
     inode->contents = FMT_CONTENTS_DELETED;
     if (S_ISDIR(o->mode))
         return true;
-    if (is_in_memory(o->fstype) &&
+    if (intro_file_is_in_memory(o->fstype) &&
         !intro_pagecache_reserved(o->c->k, o->inode, &inode->reserved, error))
         return false;
-    if (!intro_pagecache_is_whole(o->c, o->inode, is_in_memory(o->fstype), &whole, error))
+    if (!intro_pagecache_is_whole(o->c, o->inode, intro_file_is_in_memory(o->fstype), &whole,
+                                  error))
         return false;
     if (!whole)
         intro_refuse(o->c, "deleted-file",
@@ -93,7 +94,7 @@ bool intro_file_deleted(struct intro_opened *o, struct fmt_inode *inode, GError 
 // POSIX shared memory and named semaphores: the C library's names for memory.
 static bool is_posix_memory(const struct intro_opened *o, const struct fmt_inode *inode)
 {
-    return g_str_has_prefix(inode->path, "/dev/shm/") && is_in_memory(o->fstype);
+    return g_str_has_prefix(inode->path, "/dev/shm/") && intro_file_is_in_memory(o->fstype);
 }
 
 bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **error)
@@ -107,7 +108,8 @@ bool intro_file_carry(struct intro_opened *o, struct fmt_inode *inode, GError **
         inode->contents = FMT_CONTENTS_LARGE;
         return true;
     }
-    if (!intro_pagecache_is_whole(o->c, o->inode, is_in_memory(o->fstype), &whole, error))
+    if (!intro_pagecache_is_whole(o->c, o->inode, intro_file_is_in_memory(o->fstype), &whole,
+                                  error))
         return false;
     // Whether the target needs it is not known here.
     inode->contents = whole ? FMT_CONTENTS_CARRIED : FMT_CONTENTS_PARTLY;

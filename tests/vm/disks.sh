@@ -5,7 +5,8 @@
 #
 # Two disks with an ext4 each, one of them qcow2. What the program has open is written with known
 # bytes, thrown out of the page cache, and changed in part; then it is captured, ended, the disks
-# are unmounted, and it is restored where there are no such files: it brings them along.
+# are unmounted, and it is restored where there are no such files: it brings them along. Of its own
+# code, which is on a disk, too, most was never read in: an ELF core has it nevertheless.
 set -uo pipefail
 lab=$1 vmgraft=$2 agent=$3
 shift 3
@@ -48,11 +49,48 @@ print(len(answer["return"]))
 END
 }
 
+# code CORE: how many pages of its program, as mapped for execution, the core has and lacks; those
+# that it has are those of the file.
+code() {
+    python3 - "$1" "$work/one/busybox" <<'END'
+import struct, sys
+core, program = (open(path, "rb").read() for path in sys.argv[1:])
+phoff, = struct.unpack_from("<Q", core, 32)
+size, count = struct.unpack_from("<HH", core, 54)
+segments = [struct.unpack_from("<IIQQQQQQ", core, phoff + i * size) for i in range(count)]
+at, left = next((s[2], s[5]) for s in segments if s[0] == 4)
+end = at + left
+while at < end:
+    name, desc, kind = struct.unpack_from("<III", core, at)
+    body, at = at + 12 + (name + 3) // 4 * 4, at + 12 + (name + 3) // 4 * 4 + (desc + 3) // 4 * 4
+    if kind == 0x46494C45:
+        n, unit = struct.unpack_from("<QQ", core, body)
+        files = [struct.unpack_from("<QQQ", core, body + 16 + 24 * i) for i in range(n)]
+        names = core[body + 16 + 24 * n:body + desc].split(b"\0")
+has = lacks = 0
+for (start, stop, offset), name in zip(files, names):
+    for vma in range(start, stop, 4096) if name == b"/mnt/one/busybox" else ():
+        kind, flags, place, address, _, held, whole, _ = next(
+            s for s in segments if s[0] == 1 and s[3] <= vma < s[3] + s[6])
+        if not flags & 1:
+            continue
+        if vma >= address + held:
+            lacks += 1
+            continue
+        has += 1
+        from_file = program[offset * unit + vma - start:][:4096].ljust(4096, b"\0")
+        if core[place + vma - address:][:4096] != from_file:
+            sys.exit(f"the core has something else at {vma:#x}")
+print(has, lacks)
+END
+}
+
 mkdir "$work/one" "$work/two" "$work/expected"
 head -c 400000 /dev/urandom >"$work/one/data"
 head -c 300000 /dev/urandom >"$work/one/log"
 head -c 50000 /dev/urandom >"$work/one/late"
 head -c 123456 /dev/urandom >"$work/two/other"
+cp /bin/busybox "$work/one/busybox"
 {
     mke2fs -q -t ext4 -b 4096 -d "$work/one" "$work/one.raw" 64M
     mke2fs -q -t ext4 -b 1024 -d "$work/two" "$work/two.raw" 16M
@@ -68,7 +106,7 @@ in_guest sh -ec 'echo 0 >/proc/sys/vm/dirty_writeback_centisecs
     mount -t ext4 -o commit=3600 /dev/vda /mnt/one
     mount -t ext4 -o commit=3600 /dev/vdb /mnt/two' || exit 1
 pid=$("$lab" exec "$a" --detach -- sh -c \
-    'exec sleep 100000 </mnt/one/data 4</mnt/two/other 5>>/mnt/one/log 6</mnt/one/late') || exit 1
+    'exec /mnt/one/busybox sleep 100000 </mnt/one/data 4</mnt/two/other 5>>/mnt/one/log 6</mnt/one/late') || exit 1
 
 # A page in the middle of one file and the end of another are newer than the disk. The fsync of a
 # third commits their times, and leaves their pages. The last file's change is not committed.
@@ -100,15 +138,21 @@ status 0 "$vmgraft" capture --verbose "$target" "$pid" --carry-files --disks -o 
 says "/mnt/one/late is not carried: it has changed so lately"
 [ "$(grep -c 'is not carried' "$work/err")" = 1 ] || fail "more is not carried"
 [ "$(exports)" = 0 ] || fail "its disks are still served"
+status 0 "$vmgraft" convert "$work/poor" --to core -o "$work/poor.core"
+status 0 "$vmgraft" convert "$work/image" --to core -o "$work/core"
+read -r poor_has poor_lacks < <(code "$work/poor.core") || fail "no core"
+read -r has lacks < <(code "$work/core") || fail "no core with its code"
+[ "$poor_lacks" -gt 50 ] || fail "all of its code was in memory"
+[ "$has $lacks" = "$((poor_has + poor_lacks)) 0" ] || fail "of its code the core lacks $lacks pages"
 echo "ok: captured"
 
 # Elsewhere: the names are free. What was not carried is there already.
 in_guest sh -ec 'kill -9 '"$pid"'
     while [ -e /proc/'"$pid"' ]; do :; done
-    cp -p /mnt/one/late /
+    cp -p /mnt/one/late /mnt/one/busybox /
     umount /mnt/one
     umount /mnt/two
-    cp -p /late /mnt/one' || exit 1
+    cp -p /late /busybox /mnt/one' || exit 1
 status 3 "$vmgraft" restore "$work/poor" "$target"
 says "not all of it was in the source's memory"
 status 0 "$vmgraft" restore "$work/image" "$target"
