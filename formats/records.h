@@ -106,6 +106,12 @@ enum fmt_vma_kind {
 enum fmt_shm_kind { FMT_SHM_ANON, FMT_SHM_MEMFD, FMT_SHM_SYSV };
 enum fmt_shm_flag { FMT_SHM_HUGETLB = 1 << 0, FMT_SHM_NOEXEC_SEAL = 1 << 1 };
 
+enum fmt_buffer_flag {
+    FMT_BUFFER_PACKET = 1 << 0, // written in packet mode (O_DIRECT)
+    FMT_BUFFER_MERGE = 1 << 1, // what is written next goes behind it, where that fits into its page
+};
+#define FMT_BUFFER_WORDS 3 // in PIPE.buffers
+
 enum fmt_ipc_kind { FMT_IPC_SEM, FMT_IPC_MSG, FMT_IPC_SHM };
 enum fmt_ipc_flag {
     FMT_IPC_OWNED = 1 << 0,     // living processes use it, all of them of the tree

@@ -8,7 +8,9 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "guestagent/engine.h"
@@ -19,6 +21,7 @@ struct ends {
     int read, write;
     bool read_given, write_given; // a description of the image is this very end
     bool made;                    // nobody else has seen it yet
+    bool in_order;                // all descriptions are open, in r->objects
 };
 
 static void plan(AgentRestore *r, const struct fmt_file *f)
@@ -62,17 +65,20 @@ static bool write_all(int fd, const uint8_t *data, size_t size, GError **error)
     return true;
 }
 
-static bool fill(const struct fmt_pipe *pipe, int fd, GError **error)
+static bool set_flags(int fd, int flags, GError **error)
 {
-    size_t size = 0, n_packets = 0;
-    const uint8_t *data = pipe->data ? g_bytes_get_data(pipe->data, &size) : NULL;
-    const uint32_t *packets = pipe->packets ? g_bytes_get_data(pipe->packets, &n_packets) : NULL;
+    return fcntl(fd, F_SETFL, O_NONBLOCK | flags) == 0 || agent_fail_errno(error, "pipe flags");
+}
 
-    if (fcntl(fd, F_SETFL, O_NONBLOCK | (packets ? O_DIRECT : 0)) < 0)
-        return agent_fail_errno(error, "pipe flags");
-    if (!packets)
-        return write_all(fd, data, size, error);
-    for (size_t i = 0; i < n_packets / sizeof *packets; i++) {
+static bool fill_packets(const struct fmt_pipe *pipe, int fd, GError **error)
+{
+    size_t size, n;
+    const uint8_t *data = g_bytes_get_data(pipe->data, &size);
+    const uint32_t *packets = g_bytes_get_data(pipe->packets, &n);
+
+    if (!set_flags(fd, O_DIRECT, error))
+        return false;
+    for (size_t i = 0; i < n / sizeof *packets; i++) {
         if (packets[i] > size)
             return agent_fail(error, "the packets of a pipe are longer than its data");
         if (!write_all(fd, data, packets[i], error))
@@ -81,6 +87,96 @@ static bool fill(const struct fmt_pipe *pipe, int fd, GError **error)
         size -= packets[i];
     }
     return true;
+}
+
+/*
+ * A pipe is full when all of its buffers are in use, however little is in them, so they are made as
+ * they were: what was written by writing it in the same pieces, which the kernel then keeps apart
+ * for the same reason; what was spliced, and takes nothing behind it, from a page of ours. Of the
+ * first some may have been read: that is read once more.
+ */
+struct buffer {
+    uint32_t offset, len, flags;
+};
+
+static bool is_partly_read(const struct buffer *b)
+{
+    return b->flags & FMT_BUFFER_MERGE && b->offset + b->len <= FMT_PAGE_BYTES;
+}
+
+static bool splice_page(int fd, const struct buffer *b, const uint8_t *data, GError **error)
+{
+    const size_t size = (size_t)b->offset + b->len;
+    uint8_t *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct iovec left = {page + b->offset, b->len};
+    ssize_t n = 0;
+
+    if (page == MAP_FAILED)
+        return agent_fail_errno(error, "a page for a pipe");
+    memcpy(left.iov_base, data, left.iov_len);
+    while (left.iov_len > 0 &&
+           ((n = vmsplice(fd, &left, 1, SPLICE_F_NONBLOCK)) > 0 || (n < 0 && errno == EINTR))) {
+        left.iov_base = (uint8_t *)left.iov_base + MAX(n, 0);
+        left.iov_len -= (size_t)MAX(n, 0);
+    }
+    const bool ok = left.iov_len == 0 || agent_fail_errno(error, "contents of a pipe");
+    munmap(page, size); // the pipe has it
+    return ok;
+}
+
+static bool write_buffer(int fd, const struct buffer *b, const uint8_t *data, bool is_first,
+                         GError **error)
+{
+    uint8_t page[FMT_PAGE_BYTES] = {0};
+
+    if (!(b->flags & (FMT_BUFFER_PACKET | FMT_BUFFER_MERGE)))
+        return splice_page(fd, b, data, error);
+    if (!set_flags(fd, b->flags & FMT_BUFFER_PACKET ? O_DIRECT : 0, error))
+        return false;
+    if (!is_first || !is_partly_read(b))
+        return write_all(fd, data, b->len, error);
+    memcpy(page + b->offset, data, b->len);
+    return write_all(fd, page, b->offset + b->len, error);
+}
+
+static bool fill_buffers(const struct fmt_pipe *pipe, const struct ends *ends, GError **error)
+{
+    size_t size, n;
+    const uint8_t *data = g_bytes_get_data(pipe->data, &size);
+    const uint32_t *words = g_bytes_get_data(pipe->buffers, &n);
+    uint8_t read_before[FMT_PAGE_BYTES];
+    uint32_t n_before = 0;
+
+    for (size_t i = 0; i < n / sizeof *words / FMT_BUFFER_WORDS; i++, words += FMT_BUFFER_WORDS) {
+        const struct buffer b = {words[0] % FMT_PAGE_BYTES, words[1], words[2]};
+
+        if (b.len > size)
+            return agent_fail(error, "the buffers of a pipe are longer than its data");
+        if (!write_buffer(ends->write, &b, data, i == 0, error))
+            return false;
+        if (i == 0 && is_partly_read(&b))
+            n_before = b.offset;
+        data += b.len;
+        size -= b.len;
+    }
+    if (size > 0)
+        return agent_fail(error, "the buffers of a pipe are shorter than its data");
+    return read(ends->read, read_before, n_before) == (ssize_t)n_before ||
+           agent_fail_errno(error, "contents of a pipe");
+}
+
+static bool fill(const struct fmt_pipe *pipe, const struct ends *ends, GError **error)
+{
+    size_t size = 0;
+    const uint8_t *data = pipe->data ? g_bytes_get_data(pipe->data, &size) : NULL;
+
+    if (size > 0 && pipe->packets)
+        return fill_packets(pipe, ends->write, error);
+    if (!set_flags(ends->write, 0, error))
+        return false;
+    if (size > 0 && pipe->buffers)
+        return fill_buffers(pipe, ends, error) && set_flags(ends->write, 0, error);
+    return write_all(ends->write, data, size, error);
 }
 
 // Owner, permissions and times of what no other program can have seen yet.
@@ -175,9 +271,8 @@ static struct ends *find(AgentRestore *r, const struct fmt_file *f, GError **err
         agent_fail_errno(error, "pipe of %" G_GUINT64_FORMAT " bytes", pipe->capacity_bytes);
         return NULL;
     }
-    return fill(pipe, ends->write, error) && (!ends->made || dress(pipe, ends->write, error))
-               ? ends
-               : NULL;
+    return fill(pipe, ends, error) && (!ends->made || dress(pipe, ends->write, error)) ? ends
+                                                                                       : NULL;
 }
 
 // The very end that pipe2() made; only such a description lacks O_LARGEFILE.
@@ -192,14 +287,11 @@ static int own_end(AgentRestore *r, const struct fmt_file *f, struct ends *ends,
 }
 
 // A description of its own for each record: status flags belong to it.
-static int open_pipe(AgentRestore *r, const struct fmt_file *f, GError **error)
+static int open_one(AgentRestore *r, const struct fmt_file *f, struct ends *ends, GError **error)
 {
     static const int access[4] = {O_RDONLY, O_RDONLY, O_WRONLY, O_RDWR};
-    struct ends *ends = find(r, f, error);
-    int fd = ends ? own_end(r, f, ends, error) : -1;
+    int fd = own_end(r, f, ends, error);
 
-    if (!ends)
-        return -1;
     if (fd < 0)
         fd = agent_reopen(r, f->mode & 1 ? ends->read : ends->write,
                           access[f->mode & 3] | O_NONBLOCK, error);
@@ -209,6 +301,68 @@ static int open_pipe(AgentRestore *r, const struct fmt_file *f, GError **error)
         return -1;
     }
     return fd;
+}
+
+/*
+ * A reader that has yet to see a writer is told of no hangup, which the kernel takes from there
+ * being no writer when it is opened, and none since. So these come last, and then we have no end
+ * for writing any more, nor has the image one.
+ */
+static bool awaits_writer(AgentRestore *r, uint64_t pipe)
+{
+    const struct fmt_file *f;
+
+    for (size_t i = 0; FMT_NEXT(r->img, FILE, i, f); i++) {
+        if (f->kind == FMT_FILE_PIPE && f->object == pipe && f->awaits_writer)
+            return true;
+    }
+    return false;
+}
+
+static bool end_writing(AgentRestore *r, struct ends *ends, GError **error)
+{
+    const int left = agent_reopen(r, ends->read, O_RDONLY | O_NONBLOCK, error);
+
+    if (left < 0)
+        return false;
+    agent_fd_close(r, ends->read);
+    agent_fd_close(r, ends->write);
+    ends->read = left;
+    ends->write = -1;
+    return true;
+}
+
+static bool open_in_order(AgentRestore *r, uint64_t pipe, struct ends *ends, GError **error)
+{
+    ends->in_order = true;
+    for (unsigned waiting = 0; waiting < 2; waiting++) {
+        const struct fmt_file *f;
+
+        if (waiting && !end_writing(r, ends, error))
+            return false;
+        for (size_t i = 0; FMT_NEXT(r->img, FILE, i, f); i++) {
+            if (f->kind != FMT_FILE_PIPE || f->object != pipe || f->awaits_writer != waiting)
+                continue;
+            const int fd = open_one(r, f, ends, error);
+            if (fd < 0)
+                return false;
+            g_hash_table_insert(r->objects, (void *)&f->rec.objref, g_memdup2(&fd, sizeof fd));
+        }
+    }
+    return true;
+}
+
+static int open_pipe(AgentRestore *r, const struct fmt_file *f, GError **error)
+{
+    struct ends *ends = find(r, f, error);
+
+    if (!ends)
+        return -1;
+    if (!ends->in_order && !awaits_writer(r, f->object))
+        return open_one(r, f, ends, error);
+    if (!ends->in_order && !open_in_order(r, f->object, ends, error))
+        return -1;
+    return *(const int *)g_hash_table_lookup(r->objects, &f->rec.objref);
 }
 
 void agent_pipes_finish(AgentRestore *r)
@@ -236,6 +390,8 @@ static bool stir(AgentRestore *r, const struct fmt_file *f, bool on, GError **er
     char byte = 0;
     bool ok;
 
+    if (ends->write < 0)
+        return agent_fail(error, "nobody has written to the FIFO");
     if (!empty)
         ok = fcntl(ends->write, F_SETPIPE_SZ, capacity) >= 0;
     else

@@ -115,7 +115,7 @@ static bool record_pipe(struct intro_opened *o, GError **error)
     if (strcmp(o->fstype, "pipefs") == 0)
         return true;
     o->rec->path = g_strdup(o->name); // a FIFO, with or without a name
-    return way_to(o, error);
+    return intro_fifo_waits(o, error) && way_to(o, error);
 }
 
 static bool record_shm(struct intro_opened *o, GError **error)

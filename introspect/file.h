@@ -71,6 +71,9 @@ bool intro_file_check_sharing(struct intro_ctx *c, struct gva file, uint64_t ref
 bool intro_is_process_file(const struct intro_opened *o);
 bool intro_record_process_file(struct intro_opened *o, GError **error);
 
+// pipe.c: whether the reader of a FIFO has yet to see a writer.
+bool intro_fifo_waits(struct intro_opened *o, GError **error);
+
 // Kinds of files that no path leads to; each makes the record of its object.
 bool intro_record_eventfd(struct intro_opened *o, GError **error);  // eventfd.c
 bool intro_record_signalfd(struct intro_opened *o, GError **error); // signalfd.c

@@ -12,7 +12,11 @@
  * what F_SETPIPE_SZ sets. Pages that were spliced in from a file are read like any other.
  */
 
-#define PIPE_BUF_FLAG_PACKET 0x08 // include/linux/pipe_fs_i.h
+// include/linux/pipe_fs_i.h; the second since 5.8
+#define PIPE_BUF_FLAG_PACKET    0x08
+#define PIPE_BUF_FLAG_CAN_MERGE 0x10
+
+#define FMODE_READ 1 // include/linux/fs.h
 
 #define NS_PER_S INT64_C(1000000000)
 
@@ -51,9 +55,14 @@ static bool read_ring(IntroKernel *k, struct gva pipe, struct ring *ret, GError 
     return true;
 }
 
-// Appends the contents of one buffer; *ret_len is how much, *ret_packet whether it is a packet.
-static bool read_buffer(IntroKernel *k, struct gva buf, GByteArray *data, uint32_t *ret_len,
-                        bool *ret_packet, GError **error)
+struct buffer {
+    uint32_t offset, len;
+    uint32_t flags; // enum fmt_buffer_flag
+};
+
+// Appends the contents of one buffer.
+static bool read_buffer(IntroKernel *k, struct gva buf, GByteArray *data, struct buffer *ret,
+                        GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(k);
     struct gva page = rd_ptr(&r, buf, M_pipebuf_page);
@@ -76,9 +85,17 @@ static bool read_buffer(IntroKernel *k, struct gva buf, GByteArray *data, uint32
     if (!vmm_memory_read(intro_kernel_memory(k), GPA((pfn << VMM_PAGE_SHIFT) + offset),
                          data->data + before, len, error))
         return false;
-    *ret_len = (uint32_t)len;
-    *ret_packet = flags & PIPE_BUF_FLAG_PACKET;
+    *ret = (struct buffer){(uint32_t)(offset % VMM_PAGE_BYTES), (uint32_t)len,
+                           (flags & PIPE_BUF_FLAG_PACKET ? FMT_BUFFER_PACKET : 0) |
+                               (flags & PIPE_BUF_FLAG_CAN_MERGE ? FMT_BUFFER_MERGE : 0)};
     return true;
+}
+
+static void add_word(GByteArray *words, uint32_t word)
+{
+    const uint32_t le = GUINT32_TO_LE(word);
+
+    g_byte_array_append(words, (const guint8 *)&le, sizeof(le));
 }
 
 static bool read_contents(struct intro_ctx *c, const struct ring *ring, struct fmt_pipe *rec,
@@ -86,13 +103,13 @@ static bool read_contents(struct intro_ctx *c, const struct ring *ring, struct f
 {
     g_autoptr(GByteArray) data = g_byte_array_new();
     g_autoptr(GByteArray) lengths = g_byte_array_new();
+    g_autoptr(GByteArray) buffers = g_byte_array_new();
     uint32_t n = (uint32_t)(ring->head - ring->tail), n_packets = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         uint64_t slot = (ring->tail + i) & (ring->ring_size - 1);
         struct gva buf = GVA(ring->bufs.addr + slot * intro_sizeof(c->k, T_pipe_buffer));
-        uint32_t len;
-        bool packet;
+        struct buffer buffer;
         if (data->len > G_MAXINT32) {
             g_set_error(error, INTRO_ERROR, INTRO_ERROR_CORRUPT,
                         "pipe_inode_info at %#" G_GINT64_MODIFIER
@@ -100,18 +117,20 @@ static bool read_contents(struct intro_ctx *c, const struct ring *ring, struct f
                         ring->pipe.addr);
             return false;
         }
-        if (!read_buffer(c->k, buf, data, &len, &packet, error))
+        if (!read_buffer(c->k, buf, data, &buffer, error))
             return false;
-        uint32_t len_le = GUINT32_TO_LE(len);
-        g_byte_array_append(lengths, (const guint8 *)&len_le, sizeof(len_le));
-        n_packets += packet;
+        add_word(lengths, buffer.len);
+        add_word(buffers, buffer.offset);
+        add_word(buffers, buffer.len);
+        add_word(buffers, buffer.flags);
+        n_packets += (buffer.flags & FMT_BUFFER_PACKET) != 0;
     }
-    if (n_packets && n_packets != n)
-        intro_refuse(c, "mixed-pipe", "has a pipe that holds both packets (O_DIRECT) and a stream");
 
     rec->data = g_byte_array_free_to_bytes(g_steal_pointer(&data));
-    if (n_packets)
+    if (n && n_packets == n)
         rec->packets = g_byte_array_free_to_bytes(g_steal_pointer(&lengths));
+    else if (n)
+        rec->buffers = g_byte_array_free_to_bytes(g_steal_pointer(&buffers));
     return true;
 }
 
@@ -156,6 +175,20 @@ uint64_t intro_pipe(struct intro_ctx *c, struct gva inode, GError **error)
     read_inode(&r, inode, rec);
     rec->capacity_bytes = ring.max_usage * VMM_PAGE_BYTES;
     return rd_done(&r, error) && read_contents(c, &ring, rec, error) ? rec->rec.objref : 0;
+}
+
+// fifo_open() (fs/pipe.c): such a reader keeps the number of writers that there have been, and
+// poll() tells it of no hangup while that is the same.
+bool intro_fifo_waits(struct intro_opened *o, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(o->c->k);
+
+    if (o->rec->mode != FMODE_READ || !intro_has(o->c->k, M_file_w_counter))
+        return true;
+    struct gva pipe = rd_ptr(&r, o->inode, M_inode_pipe);
+    const uint64_t writers = rd(&r, pipe, M_pipe_writers), n = rd(&r, pipe, M_pipe_w_counter);
+    o->rec->awaits_writer = writers == 0 && rd(&r, o->file, M_file_w_counter) == n;
+    return rd_done(&r, error);
 }
 
 /* ---- who else ---- */

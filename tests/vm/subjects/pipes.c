@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -161,6 +162,76 @@ static void check_fifos(void)
     CHECK(write(fifo_ends[1], "", 1) < 0 && errno == EPIPE, "a FIFO still has a reader: %m");
 }
 
+// Pipes all of whose buffers are in use, though not all of their room.
+static int thousands[2], spliced[2], mixed[2];
+
+static void fill_early(void)
+{
+    char record[1000], page[4096];
+    unsigned n = 0;
+    loff_t at = 0;
+    int file;
+
+    memset(record, 'r', sizeof record);
+    memset(page, 'p', sizeof page);
+    MUST(pipe2(thousands, O_NONBLOCK) == 0 && pipe2(spliced, O_NONBLOCK) == 0);
+    while (write(thousands[1], record, sizeof record) == sizeof record)
+        n++;
+    MUST(n == 64 && errno == EAGAIN && read(thousands[0], page, 10) == 10);
+
+    MUST((file = open("spliced", O_RDWR | O_CREAT | O_EXCL, 0600)) >= 0);
+    MUST(write(file, "0123456789abcdef", 16) == 16);
+    for (n = 0; n < 16; n++)
+        MUST(splice(file, &at, spliced[1], NULL, 1, 0) == 1);
+    MUST(write(spliced[1], "x", 1) < 0 && errno == EAGAIN && close(file) == 0);
+
+    MUST(pipe2(mixed, O_NONBLOCK) == 0 && write(mixed[1], page, 4096) == 4096);
+    MUST(fcntl(mixed[1], F_SETFL, O_NONBLOCK | O_DIRECT) == 0 && write(mixed[1], "one", 3) == 3);
+    MUST(write(mixed[1], "two", 3) == 3 && fcntl(mixed[1], F_SETFL, O_NONBLOCK) == 0);
+    MUST(write(mixed[1], "more", 4) == 4);
+}
+
+static void check_early(void)
+{
+    char text[8192] = "";
+
+    CHECK(write(thousands[1], text, 97) < 0 && errno == EAGAIN, "a full pipe takes something");
+    CHECK(write(thousands[1], text, 96) == 96, "a page with room takes nothing: %m");
+    CHECK(write(thousands[1], text, 1) < 0 && errno == EAGAIN, "a full pipe takes something");
+    // What is left of the first page makes room where it is read.
+    CHECK(read(thousands[0], text, 3989) == 3989 && text[0] == 'r' && text[3988] == 'r',
+          "thousands");
+    CHECK(write(thousands[1], text, 1) < 0 && errno == EAGAIN, "a page that is not read has room");
+    CHECK(read(thousands[0], text, 1) == 1 && write(thousands[1], text, 4096) == 4096,
+          "a page that is read has no room: %m");
+
+    CHECK(write(spliced[1], "x", 1) < 0 && errno == EAGAIN, "a pipe full of files takes something");
+    CHECK(read(spliced[0], text, sizeof text) == 16 && memcmp(text, "0123456789abcdef", 16) == 0,
+          "what was spliced");
+
+    CHECK(read(mixed[0], text, sizeof text) == 4099 && memcmp(text + 4095, "pone", 4) == 0,
+          "mixed");
+    CHECK(read(mixed[0], text, sizeof text) == 3 && memcmp(text, "two", 3) == 0, "a packet");
+    CHECK(read(mixed[0], text, sizeof text) == 4 && memcmp(text, "more", 4) == 0, "a stream");
+}
+
+// A reader that has yet to see a writer.
+static int unwritten;
+
+static void check_unwritten(void)
+{
+    struct pollfd p = {unwritten, POLLIN, 0};
+    char byte;
+    int writer;
+
+    CHECK(poll(&p, 1, 0) == 0, "a FIFO that nobody has opened for writing: events %x", p.revents);
+    MUST((writer = open("unwritten", O_WRONLY)) >= 0 && write(writer, "w", 1) == 1);
+    CHECK(poll(&p, 1, 0) == 1 && p.revents == POLLIN, "a FIFO with a byte: events %x", p.revents);
+    MUST(read(unwritten, &byte, 1) == 1 && byte == 'w' && close(writer) == 0);
+    CHECK(poll(&p, 1, 0) == 1 && p.revents == POLLHUP, "a FIFO that was closed: events %x",
+          p.revents);
+}
+
 // A reader and a writer that wait in threads of their own, until the end.
 static int empty[2], full[2];
 static char waited_for[6] = "none";
@@ -220,6 +291,9 @@ int main(int argc, char **argv)
     memset(buffer, 'f', 65536);
     MUST(write(full[1], buffer, 65536) == 65536);
     open_fifos();
+    fill_early();
+    MUST(mkfifo("unwritten", 0600) == 0);
+    MUST((unwritten = open("unwritten", O_RDONLY | O_NONBLOCK)) >= 0);
     MUST(pthread_create(&reader, NULL, read_empty, NULL) == 0);
     MUST(pthread_create(&writer, NULL, write_full, NULL) == 0);
     subject_sleep_ms(50);
@@ -246,5 +320,7 @@ int main(int argc, char **argv)
           "the pipe that lost its writer is not as it was");
     finish_waiters(reader, writer);
     check_fifos();
+    check_early();
+    check_unwritten();
     subject_pass();
 }
