@@ -114,14 +114,29 @@ static bool compare_carried(AgentRestore *r, const struct fmt_file *f, uint64_t 
     return same;
 }
 
+// Through a description of its own, which is gone before anybody could see it.
+static bool write_anew(int fd, uint64_t offset, const uint8_t *data, uint64_t size, GError **error)
+{
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", fd);
+    const int own = open(self, O_RDWR | O_CLOEXEC);
+
+    if (own < 0)
+        return agent_fail_errno(error, "open");
+    const bool ok = write_file(own, offset, data, size, error);
+    close(own);
+    return ok;
+}
+
 /*
  * Changed pages of a file that is mapped shared: the program has written them, they belong to the
  * file. Bytes behind its end exist only in the mapping and are lost with it on the source as well.
  * What was there before is kept until release, so that a restore that fails has changed nothing.
  */
-static bool file_data(AgentRestore *r, int fd, uint64_t offset, const void *data, uint64_t size,
-                      uint64_t file_bytes, GError **error)
+static bool file_data(AgentRestore *r, const struct fmt_file *f, uint64_t offset, const void *data,
+                      uint64_t size, uint64_t file_bytes, GError **error)
 {
+    const int fd = agent_file_fd(r, f->rec.objref);
+
     if (offset >= file_bytes)
         return true;
     size = MIN(size, file_bytes - offset);
@@ -133,17 +148,12 @@ static bool file_data(AgentRestore *r, int fd, uint64_t offset, const void *data
         return false;
     if (memcmp(before, want, size) == 0)
         return true;
-    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", fd);
-    struct agent_undo undo = {.offset = offset,
-                              .before = g_bytes_new_take(g_steal_pointer(&before), size)};
+    const struct agent_undo undo = {.file = f->rec.objref,
+                                    .offset = offset,
+                                    .before = g_bytes_new_take(g_steal_pointer(&before), size)};
 
-    undo.fd = agent_fd_up(r, open(self, O_RDWR | O_CLOEXEC), error);
-    if (undo.fd < 0) {
-        g_bytes_unref(undo.before);
-        return false;
-    }
     g_array_append_val(r->undo, undo);
-    return write_file(undo.fd, offset, want, size, error);
+    return write_anew(fd, offset, want, size, error);
 }
 
 // What lies behind the end of a file, in its last page, is there for mappings alone.
@@ -205,7 +215,7 @@ static bool inode_pages(AgentRestore *r, const struct fmt_pages *pages, uint64_t
         return agent_contents_compare(r, fd, f->path, offset, data, size, error);
     if (pages->kind == FMT_PAGES_HASHED)
         return compare_hash(fd, f->path, offset, size, pages->hash, error);
-    if (!file_data(r, fd, offset, data, size, inode->size_bytes, error)) {
+    if (!file_data(r, f, offset, data, size, inode->size_bytes, error)) {
         g_prefix_error(error, "%s: ", f->path);
         return false;
     }
@@ -219,7 +229,7 @@ void agent_contents_undo(AgentRestore *r)
         size_t size;
         const void *before = g_bytes_get_data(undo->before, &size);
 
-        write_file(undo->fd, undo->offset, before, size, NULL);
+        write_anew(agent_file_fd(r, undo->file), undo->offset, before, size, NULL);
     }
 }
 

@@ -107,7 +107,7 @@ struct agent_range agent_range_largest_gap(GArray *used, uint64_t from);
 
 // Contents of a file of this machine before we wrote to it.
 struct agent_undo {
-    int fd;
+    uint64_t file; // objref of a FILE that has it open
     uint64_t offset;
     GBytes *before;
 };
@@ -496,6 +496,8 @@ void agent_restart_plan(AgentRestore *r);
 // (FMT_RESTART_ENTER), and those whose calls must find the signals themselves up to their entry.
 // Everything is ready, and all others are stopped.
 void agent_entries(AgentRestore *r);
+// When all others have been let go: lets go of who was woken meanwhile, for nothing or not.
+void agent_entries_end(AgentRestore *r);
 void agent_entry_plan(AgentRestore *r, const AgentTask *t);
 
 // time.c
