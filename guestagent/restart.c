@@ -147,5 +147,7 @@ bool agent_restart_arm(AgentTask *t, int64_t *ret_rax, GError **error)
     return agent_remote_put(&t->tracee, 0, narrow ? (const void *)&ts32 : &ts,
                             narrow ? sizeof ts32 : sizeof ts, NULL, error) &&
            agent_remote_interrupted(&t->tracee, ia32, nr, args, ret_rax, error) &&
-           (!kept.bytes || agent_remote_write(&t->tracee, kept.addr, before, kept.bytes, error));
+           // What has become ready meanwhile is told; a sleep that is over has written nothing.
+           (!kept.bytes || *ret_rax >= 0 ||
+            agent_remote_write(&t->tracee, kept.addr, before, kept.bytes, error));
 }
