@@ -28,6 +28,7 @@
 #include "guestagent/engine.h"
 #include "guestagent/ia32.h"
 #include "guestagent/procfs.h"
+#include "guestagent/wind.h"
 
 #define NS_PER_S     1000000000ull
 #define NS_PER_MS    1000000ull
@@ -188,6 +189,12 @@ static void set_mask(const AgentTask *t, uint64_t mask)
     ptrace(PTRACE_SETSIGMASK, t->tracee.tid, sizeof mask, &mask);
 }
 
+// A signal that nobody cares for: the thread would not notice it without us.
+static bool is_ignored(const AgentTask *t, int stop)
+{
+    return stop >> 8 == 0 && stop != SYSCALL_STOP && agent_wind_is_ignored(t->tracee.tid, stop);
+}
+
 // Runs until the thread stops at the entry of its call. false where it stops elsewhere, at a signal
 // for example, or is gone; the stop is in t->stop.
 static bool go_to_entry(AgentTask *t)
@@ -200,7 +207,7 @@ static bool go_to_entry(AgentTask *t)
         if (ptrace(PTRACE_SYSCALL, t->tracee.tid, NULL, NULL) < 0 ||
             !agent_remote_wait(t->tracee.tid, &stop, NULL))
             return false;
-    } while (stop >> 8 == PTRACE_EVENT_STOP);
+    } while (stop >> 8 == PTRACE_EVENT_STOP || is_ignored(t, stop));
     if (finds_signals(t))
         set_mask(t, t->rec->blocked);
     t->stop = stop == SYSCALL_STOP ? 0 : stop & 0x7f;
@@ -297,6 +304,36 @@ void agent_entries(AgentRestore *r)
                 enter_with_rest(t);
             else if (finds_signals(t) && enters_call(t) && is_ready(t) && go_to_entry(t))
                 t->asleep = fall_asleep(t);
+        }
+    }
+}
+
+// Once all others run. A signal that nobody cares for, such as SIGCHLD, wakes who is traced.
+static void send_back(AgentTask *t)
+{
+    int status;
+
+    if (waitpid(t->tracee.tid, &status, __WALL | WNOHANG) != t->tracee.tid || !WIFSTOPPED(status))
+        return;
+    const int stop = status >> 8;
+    const bool told = stop >> 8 == 0 && stop != SYSCALL_STOP && !is_ignored(t, stop);
+
+    if (!told && !agent_wind_handler_waits(t->tracee.tid))
+        agent_wind_back(t->tracee.tid);
+    ptrace(PTRACE_DETACH, t->tracee.tid, NULL, (void *)(long)(told ? stop : 0));
+    t->asleep = false;
+}
+
+void agent_entries_end(AgentRestore *r)
+{
+    for (guint i = 0; i < r->procs->len; i++) {
+        const AgentProc *p = g_ptr_array_index(r->procs, i);
+
+        for (guint j = 0; j < p->tasks->len; j++) {
+            AgentTask *t = g_ptr_array_index(p->tasks, j);
+
+            if (t->asleep)
+                send_back(t);
         }
     }
 }

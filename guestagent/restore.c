@@ -365,9 +365,12 @@ bool agent_restore_release(AgentRestore *r, GArray **ret_pids, GError **error)
 
         g_array_append_val(pids, pid);
     }
-    let_all_go(r);
+    // What of files is ours goes before anybody runs, who would miss an end of file, or see a
+    // directory that is not his.
     agent_sockets_end(r, true);
     close_all(r);
+    let_all_go(r);
+    agent_entries_end(r);
     agent_restore_free(r);
     if (ret_pids)
         *ret_pids = g_steal_pointer(&pids);

@@ -243,6 +243,20 @@ socklen_t agent_sock_name_address(const struct agent_sock *s, struct sockaddr_un
     return sizeof *ret;
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st, (void)type, (void)ftw;
+    remove(path);
+    return 0;
+}
+
+static void remove_dir(struct agent_sock_name *name)
+{
+    if (name->dir)
+        nftw(name->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+    g_clear_pointer(&name->dir, g_free);
+}
+
 bool agent_sock_name_place(struct agent_sock_name *name, GError **error)
 {
     struct stat st;
@@ -261,14 +275,10 @@ bool agent_sock_name_place(struct agent_sock_name *name, GError **error)
     if (rename(name->staged, name->real) < 0)
         return agent_fail_errno(error, "%s", name->real);
     name->placed = true;
+    // Whoever watches the place is not listening yet.
+    if (!name->aside)
+        remove_dir(name);
     return true;
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st, (void)type, (void)ftw;
-    remove(path);
-    return 0;
 }
 
 void agent_sock_name_clear(struct agent_sock_name *name, bool kept)
@@ -277,9 +287,7 @@ void agent_sock_name_clear(struct agent_sock_name *name, bool kept)
         unlink(name->real);
     if (!kept && name->aside)
         rename(name->aside, name->real);
-    if (name->dir)
-        nftw(name->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
-    g_clear_pointer(&name->dir, g_free);
+    remove_dir(name);
     g_clear_pointer(&name->staged, g_free);
     g_clear_pointer(&name->real, g_free);
     g_clear_pointer(&name->aside, g_free);
