@@ -46,7 +46,7 @@ struct thread {
 struct AgentFreeze {
     pid_t root;
     GHashTable *threads;   // tid -> struct thread
-    GHashTable *processes; // set of pids, those that have died included
+    GHashTable *processes; // pid -> how many came before, parents first; those that died included
 };
 
 AgentFreeze *agent_freeze_new(pid_t root)
@@ -75,7 +75,9 @@ static struct thread *add_thread(AgentFreeze *f, pid_t pid, pid_t tid)
     t->pid = pid;
     t->tid = tid;
     g_hash_table_insert(f->threads, GINT_TO_POINTER(tid), t);
-    g_hash_table_add(f->processes, GINT_TO_POINTER(pid));
+    if (!g_hash_table_contains(f->processes, GINT_TO_POINTER(pid)))
+        g_hash_table_insert(f->processes, GINT_TO_POINTER(pid),
+                            GUINT_TO_POINTER(g_hash_table_size(f->processes)));
     return t;
 }
 
@@ -150,25 +152,40 @@ static bool seize(AgentFreeze *f, pid_t pid, pid_t tid, GPtrArray *refusals)
 }
 
 /*
- * The main thread comes last. While it is traced the kernel throws no signal of the process away,
- * and one that nobody cares for, such as SIGCHLD, would wake a thread that is not traced yet: its
- * call would end with EINTR, and nobody could wind that back. Not for ever: it may make threads all
- * the time.
+ * The main thread comes last, and those that have children. A signal of the process is sent to the
+ * first, that a child has ended to who bore it, and while he is traced the kernel throws no such
+ * signal away: one that nobody cares for, such as SIGCHLD, would wake a thread that is not traced
+ * yet, its call would end with EINTR, and nobody could wind that back. Not for ever: they may make
+ * threads all the time.
  */
-static guint seize_process(AgentFreeze *f, pid_t pid, const GArray *tids, GPtrArray *refusals)
+static bool is_last(pid_t pid, pid_t tid)
 {
-    const bool known = g_hash_table_contains(f->processes, GINT_TO_POINTER(pid));
+    g_autoptr(GArray) children = g_array_new(FALSE, FALSE, sizeof(pid_t));
+
+    procfs_append_children(pid, tid, children);
+    return tid == pid || children->len > 0;
+}
+
+static guint seize_some(AgentFreeze *f, pid_t pid, const GArray *tids, bool last,
+                        GPtrArray *refusals)
+{
     guint n_new = 0;
 
     for (guint i = 0; i < tids->len; i++) {
         const pid_t tid = g_array_index(tids, pid_t, i);
 
-        if (tid != pid && !g_hash_table_contains(f->threads, GINT_TO_POINTER(tid)))
+        if (!g_hash_table_contains(f->threads, GINT_TO_POINTER(tid)) && is_last(pid, tid) == last)
             n_new += seize(f, pid, tid, refusals);
     }
-    if ((known || n_new == 0) && !g_hash_table_contains(f->threads, GINT_TO_POINTER(pid)))
-        n_new += seize(f, pid, pid, refusals);
     return n_new;
+}
+
+static guint seize_process(AgentFreeze *f, pid_t pid, const GArray *tids, GPtrArray *refusals)
+{
+    const bool known = g_hash_table_contains(f->processes, GINT_TO_POINTER(pid));
+    const guint n_new = seize_some(f, pid, tids, false, refusals);
+
+    return known || n_new == 0 ? n_new + seize_some(f, pid, tids, true, refusals) : n_new;
 }
 
 // One walk over the tree. Returns how many threads were new.
@@ -417,25 +434,51 @@ void agent_freeze_explain(AgentFreeze *f, GPtrArray *refusals)
     refuse(refusals, t->pid, "not-stopping", text);
 }
 
-void agent_freeze_thaw(AgentFreeze *f)
+struct thawing {
+    const struct thread *thread;
+    guint process; // by age
+    bool first;
+};
+
+static gint by_turn(gconstpointer a, gconstpointer b)
 {
+    const struct thawing *x = a, *y = b;
+
+    if (x->process != y->process)
+        return x->process < y->process ? -1 : 1;
+    return y->first - x->first;
+}
+
+// For the same reason those that came last are the first of their process, and parents go on before
+// their children, of whose ends they will hear.
+static GArray *order_of_thawing(AgentFreeze *f)
+{
+    GArray *order = g_array_new(FALSE, FALSE, sizeof(struct thawing));
     GHashTableIter iter;
     void *value;
 
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const struct thread *t = value;
+        const void *process = g_hash_table_lookup(f->processes, GINT_TO_POINTER(t->pid));
+        const struct thawing thawing = {t, GPOINTER_TO_UINT(process), is_last(t->pid, t->tid)};
+
+        g_array_append_val(order, thawing);
+    }
+    g_array_sort(order, by_turn);
+    return order;
+}
+
+void agent_freeze_thaw(AgentFreeze *f)
+{
     agent_freeze_reap(f);
     for_each_stopped(f, wind_back);
     for_each_stopped(f, wind_on);
-    // Main threads first, for the reason that they were the last.
-    for (int leaders = 1; leaders >= 0; leaders--) {
-        g_hash_table_iter_init(&iter, f->threads);
-        while (g_hash_table_iter_next(&iter, NULL, &value)) {
-            const struct thread *t = value;
 
-            // Fails for a thread that never stopped; that one is let go when this process ends.
-            if ((t->tid == t->pid) == leaders)
-                ptrace(PTRACE_DETACH, t->tid, NULL, NULL);
-        }
-    }
+    g_autoptr(GArray) order = order_of_thawing(f);
+    // Fails for a thread that never stopped; that one is let go when this process ends.
+    for (guint i = 0; i < order->len; i++)
+        ptrace(PTRACE_DETACH, g_array_index(order, struct thawing, i).thread->tid, NULL, NULL);
 }
 
 void agent_freeze_kill(AgentFreeze *f)
