@@ -84,6 +84,24 @@ static const char *wrong(AgentRestore *r, const struct fmt_unix_message *m)
     return NULL;
 }
 
+// Messages are sent before there are processes, which some files refer to.
+static void plan_rights(AgentRestore *r)
+{
+    const struct fmt_unix_right *right;
+
+    for (size_t i = 0; FMT_NEXT(r->img, UNIX_RIGHT, i, right); i++) {
+        const struct fmt_file *f = fmt_image_by_ref(r->img, right->file, FMT_FILE);
+        const struct agent_file_kind *kind = f ? agent_file_kind(f->kind) : NULL;
+        const struct fmt_unix_message *m =
+            fmt_image_by_ref(r->img, right->message, FMT_UNIX_MESSAGE);
+        const struct agent_sock *to = m ? agent_sock_find(r, m->socket) : NULL;
+
+        if (kind && kind->later[AGENT_FILE_LATE] && to)
+            agent_refuse_file(r, "socket", agent_sock_file(r, to),
+                              "a message that waits to be read carries a %s", kind->name);
+    }
+}
+
 void agent_unix_queue_plan(AgentRestore *r)
 {
     const struct fmt_unix_message *m;
@@ -100,6 +118,7 @@ void agent_unix_queue_plan(AgentRestore *r)
             agent_maker_plan(r, m->pid, file, "a message in a socket shows");
         oob |= !text && is_oob(m);
     }
+    plan_rights(r);
     if (oob && !has_oob())
         agent_refuse(r, "socket-oob", 0, -1, "this kernel has no MSG_OOB for unix sockets");
 }
