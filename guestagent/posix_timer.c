@@ -92,6 +92,11 @@ static void plan_overrun(AgentRestore *r, const AgentProc *p, const struct fmt_p
                    "timer %" G_GUINT64_FORMAT
                    " of CPU time loses the overrun of its pending signal",
                    timer->id);
+    else if (timer->overrun_last && timer->state != FMT_TIMER_FIRED)
+        agent_note(r, "timer-overrun", p->rec->pid, -1,
+                   "until timer %" G_GUINT64_FORMAT
+                   " expires again timer_getoverrun() gives 0 instead of %" G_GUINT64_FORMAT,
+                   timer->id, timer->overrun_last);
 }
 
 static void plan(AgentRestore *r)
