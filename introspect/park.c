@@ -41,6 +41,9 @@
 #define FUTEX_WAIT         0
 #define FUTEX_WAIT_BITSET  9
 #define NR_SIGTIMEDWAIT    128
+#define NR_RESTART_SYSCALL 219
+
+#define IA32_NR_RESTART_SYSCALL 0
 
 // Who gives up the CPU at the boundary to user mode, with nothing taken off the signal queues: on
 // the way out after a preemption, or within get_signal() for a stop. Compilers inline some of them
@@ -356,6 +359,24 @@ static bool check_vdso(const struct park *p, GError **error)
     return before != OTHER || at != OTHER || busy(p, error, "is reading a clock");
 }
 
+// The kernel has taken the thread back to the instruction that enters a call, for it to go on with
+// restart_syscall(): told as it was just before that.
+static bool undo_restart(struct park *p, bool compat, GError **error)
+{
+    enum instruction at;
+
+    if ((int64_t)p->regs.orig_ax < 0 ||
+        p->regs.ax != (compat ? IA32_NR_RESTART_SYSCALL : NR_RESTART_SYSCALL))
+        return true;
+    if (!read_instruction(p, p->regs.ip, &at, error))
+        return false;
+    if (at == (compat ? INT80 : SYSCALL)) {
+        p->regs.ip += SYSCALL_BYTES;
+        p->regs.ax = (uint64_t)-ERESTART_RESTARTBLOCK;
+    }
+    return true;
+}
+
 static bool find_place(struct park *p, GError **error)
 {
     GError *failure = NULL;
@@ -378,10 +399,10 @@ static bool find_place(struct park *p, GError **error)
     if (on_cpu)
         return busy(p, error, "is switching between user mode and the kernel");
     if (!intro_user_regs(p->c->k, p->task, &regs_at, &p->regs, error) ||
+        !intro_get(p->c->k, p->task, M_thread_status, &status, error) ||
+        !undo_restart(p, status & TS_COMPAT, error) ||
         !intro_regs_from_memory(p->c, p->task, &p->regs, p->rec, error) ||
         !intro_unwind(p->c->k, p->task, regs_at, &p->chain, error))
-        return false;
-    if (!intro_get(p->c->k, p->task, M_thread_status, &status, error))
         return false;
     intro_syscall_find(p->c, p->mm, &p->regs, status & TS_COMPAT, &p->call);
     p->rec->syscall = in_system_call(p) ? (int64_t)p->call.entered : -1;
