@@ -306,6 +306,17 @@ const struct cli_agent_info *cli_agent_info(const CliAgent *a)
     return &a->info;
 }
 
+bool cli_agent_check_free(const CliAgent *a, GError **error)
+{
+    if (!a->info.held)
+        return true;
+    g_set_error(error, CLI_ERROR, CLI_ERROR_FAILED,
+                "%s: the agent still holds %s, prepared by a move that was interrupted: release or "
+                "abort that first (vmgraft agent release, vmgraft agent abort)",
+                a->target, a->info.held);
+    return false;
+}
+
 /* ---- restore ---- */
 
 struct stream {

@@ -43,6 +43,8 @@ void cli_agent_free(CliAgent *a); // NULL-safe
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CliAgent, cli_agent_free)
 
 const struct cli_agent_info *cli_agent_info(const CliAgent *a);
+// Whether it can take a job: it has nothing that it holds.
+bool cli_agent_check_free(const CliAgent *a, GError **error);
 
 struct cli_agent_restore_options {
     bool new_pid_namespace;

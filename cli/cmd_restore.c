@@ -62,7 +62,7 @@ static bool restore(struct cli *cli, struct restore *r, GError **error)
     };
     cli_signals_hold(cli);
     agent = cli_agent_connect(cli, target.vm, cli->operands[1], r->timeout_ms, error);
-    if (!agent)
+    if (!agent || !cli_agent_check_free(agent, error))
         return false;
     if (cli_agent_restore(agent, img, &options, r->notes, r->reasons, error) &&
         cli_agent_release(agent, r->pids, error))

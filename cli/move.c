@@ -147,7 +147,7 @@ static bool open_both(struct move *m, GError **error)
         return false;
     if (!m->options->copy && !connect_source_agent(m, error))
         return false;
-    return connect_target(m, error);
+    return connect_target(m, error) && cli_agent_check_free(m->target_agent, error);
 }
 
 // A freeze wakes up who sleeps. One who is expected to sleep on is told for how long; others start
@@ -299,9 +299,9 @@ static enum fate look(struct move *m)
         for (guint j = 0; j < m->pids->len; j++) {
             if (p->pid != g_array_index(m->pids, uint32_t, j) || strchr("ZX", p->state))
                 continue;
-            if (p->state != 't')
+            if (p->state != 't' && !p->is_dying)
                 return FATE_LIVES;
-            fate = FATE_UNKNOWN; // still held by the agent, which may yet do either
+            fate = FATE_UNKNOWN; // not over; the agent that still holds it may yet do either
         }
     }
     return fate;

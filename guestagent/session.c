@@ -51,6 +51,7 @@ struct session {
     bool open;        // a HELLO was taken
     bool hello_waits; // ... and will be answered when the last session's worker has ended
     bool streaming;   // the last message was DATA: more is on its way
+    bool turned_away; // its job was, for what is held: what it says besides is not for that
     AgentWorker *worker;
     int64_t last_sent_ms, last_tick_ms;
     bool stop;
@@ -135,6 +136,7 @@ static void on_hello(struct session *s, const struct agent_frame *frame)
         end_session(s);
         agent_wire_set_session(s->port, frame->session);
         s->open = true;
+        s->turned_away = false;
         say(s, "session %016" G_GINT64_MODIFIER "x", frame->session);
     }
     s->hello_waits = s->worker && s->worker->closing;
@@ -152,6 +154,7 @@ static void on_job(struct session *s, const struct agent_frame *frame)
     g_autoptr(GError) error = NULL;
 
     if (s->worker && s->worker->held) {
+        s->turned_away = true;
         send_failed(s,
                     "the agent still holds %s, prepared by a move that was interrupted: "
                     "release or abort that first",
@@ -178,7 +181,7 @@ static void on_job(struct session *s, const struct agent_frame *frame)
 static void on_other(struct session *s, const struct agent_frame *frame)
 {
     s->streaming = frame->type == AGENT_DATA;
-    if (s->worker && !s->worker->ended && !s->worker->closing) {
+    if (s->worker && !s->worker->ended && !s->worker->closing && !s->turned_away) {
         if (frame->type == AGENT_HOLD) {
             struct json_object *json = agent_frame_json(frame, NULL);
 

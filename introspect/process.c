@@ -12,7 +12,8 @@
 // More than PID_MAX_LIMIT (4 Mi) tasks are a loop that was not recognised.
 #define MAX_TASKS (4u << 20)
 
-#define PF_KTHREAD 0x00200000 // include/linux/sched.h, that value since 2.6.27
+#define PF_KTHREAD        0x00200000 // include/linux/sched.h, that value since 2.6.27
+#define SIGNAL_GROUP_EXIT 4          // include/linux/sched/signal.h
 
 static void process_free(gpointer data)
 {
@@ -78,6 +79,7 @@ static struct intro_process *read_process(IntroKernel *k, struct gva task, bool 
     p->uid = rd(&r, cred, M_cred_euid);
     p->n_threads = rd(&r, signal, M_signal_nr_threads);
     p->kernel_thread = rd(&r, task, M_task_flags) & PF_KTHREAD;
+    p->is_dying = signal.addr && rd(&r, signal, M_signal_flags) & SIGNAL_GROUP_EXIT;
     p->state = intro_state_char(rd(&r, task, M_task_state), rd(&r, task, M_task_exit_state));
     p->comm = g_utf8_make_valid(comm, -1);
     if (mm.addr && !p->kernel_thread) {

@@ -12,6 +12,7 @@ struct intro_process {
     uint32_t n_threads;
     uint64_t rss_bytes;
     bool kernel_thread;
+    bool is_dying; // all of it has been killed, or ends by itself
     char *comm;
     char
         *cmdline; // arguments separated by spaces; NULL where there is none or it was not asked for

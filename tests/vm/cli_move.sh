@@ -146,6 +146,12 @@ grep -q "it is not known whether the original is dead" "$work/stderr" ||
     fail "in doubt: $(cat "$work/stderr")"
 "$vmgraft" agent status "$(target "$there")" | grep -q "^holds pid $pid" || fail "nothing is held"
 "$vmgraft" restore "$work/stderr" "$(target "$there")" 2>/dev/null && fail "restore of nonsense"
+other=$("$lab" exec "$there" --detach -- sleep 1000) || fail "no other process"
+"$vmgraft" capture --deadline=60 "$(target "$there")" "$other" -o "$work/other" || fail "no image of it"
+"$lab" exec "$there" -- kill -KILL "$other"
+"$vmgraft" restore "$work/other" "$(target "$there")" 2>"$work/stderr" && fail "restore beside what is held"
+grep -q "still holds pid $pid" "$work/stderr" || fail "what is held: $(cat "$work/stderr")"
+"$vmgraft" agent status "$(target "$there")" | grep -q "^holds pid $pid" || fail "nothing is held any more"
 "$lab" exec "$here" -- kill -CONT "$source_agent"
 while exists "$here"; do sleep 0.2; done # FINISH was in the ring
 "$vmgraft" agent release "$(target "$there")" || fail "agent release"
