@@ -4,14 +4,15 @@
 #
 # To a partition, a whole disk and a file of an ext4, all at once; with another swap area on another
 # disk of that size, which nobody may take for it. Memory of each kind is checked word by word after
-# it was taken from there, in the same guest, where nothing is left of the original.
+# it was taken from there: in another guest, and from an image in the same, where nothing is left of
+# the original.
 set -uo pipefail
 lab=$1 vmgraft=$2 agent=$3 subject=$4
 shift 4
-a=swap-$$
+a=swap-$$ b=swap-to-$$
 work=$(mktemp -d)
 export TMPDIR=$work
-trap '"$lab" down "$a"; rm -rf "$work"' EXIT
+trap '"$lab" down "$a"; "$lab" down "$b"; rm -rf "$work"' EXIT
 
 fail() {
     echo "FAIL: $*"
@@ -26,10 +27,10 @@ in_guest() {
     "$lab" exec "$a" -- "$@"
 }
 
-# wait_for WORDS: the subject says them, and nothing else.
+# wait_for WORDS [GUEST]: the subject says them, and nothing else.
 wait_for() {
     local state
-    state=$(in_guest timeout 600 cat /tmp/state)
+    state=$("$lab" exec "${2-$a}" -- timeout 600 cat /tmp/state)
     [ "$state" = "$1" ] || fail "the subject says '$state'"
 }
 
@@ -80,10 +81,16 @@ says "; --disks reads it there"
 status 0 "$vmgraft" capture "$target" "$pid" --disks -o "$work/image"
 status 0 "$vmgraft" verify "$work/image"
 
-in_guest sh -ec "killall -9 swap_subject
-    while pidof swap_subject >/dev/null; do :; done
+"$lab" up "$b" --memory 192 --agent "$agent" --program "$subject=/usr/bin/swap_subject" "$@" || exit 1
+"$lab" exec "$b" -- mkfifo /tmp/state || exit 1
+status 0 "$vmgraft" migrate --disks "$target" "$pid" "$("$lab" target "$b")"
+"$lab" exec "$b" -- kill -USR1 "$pid"
+wait_for right "$b"
+echo "ok: migrated"
+
+in_guest sh -ec "while pidof swap_subject >/dev/null; do :; done
     for area in $areas; do swapoff \$area; done" || fail "the original is not gone"
 status 0 "$vmgraft" restore "$work/image" "$target"
 in_guest kill -USR1 "$pid"
 wait_for right
-echo ok
+echo "ok: restored"
