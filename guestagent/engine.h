@@ -314,9 +314,6 @@ bool agent_attributes_hint(AgentRestore *r, GError **error);
 void agent_directory_plan(AgentRestore *r, const struct fmt_file *f, const char *path);
 bool agent_directory_seek(const struct fmt_file *f, int fd, GError **error);
 
-// timerfd.c: whether a timerfd has expired since the capture.
-bool agent_timerfd_fired(AgentRestore *r, const struct fmt_file *f);
-
 // shm.c: descriptor of a SHM, -1 on failure; all of them are open once agent_shm_open() is through.
 int agent_shm_fd(AgentRestore *r, uint64_t objref, GError **error);
 void agent_shm_plan(AgentRestore *r);

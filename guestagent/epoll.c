@@ -59,12 +59,6 @@ static bool has_fired(const struct fmt_epoll_item *item)
     return item->events & EPOLLONESHOT && !((uint32_t)item->events & ~PRIVATE_BITS);
 }
 
-// Its event, if there was one, has been fetched.
-static bool is_settled(const struct fmt_epoll_item *item)
-{
-    return item->ready == 0 && item->events & EPOLLET && !(item->events & EPOLLONESHOT);
-}
-
 /* ---- signalfds, by the process ---- */
 
 // The number by which a process knows an open file; `prefer` where that is one. -1: none.
@@ -95,6 +89,40 @@ static AgentProc *proc_of(AgentRestore *r, const struct fmt_epoll_item *item)
     return NULL;
 }
 
+static bool has_pending_signal(AgentRestore *r, const struct fmt_epoll_item *item)
+{
+    const AgentProc *p = proc_of(r, item);
+    const struct fmt_eventfd *rec = fmt_image_by_ref(r->img, file_of(r, item)->object, FMT_EVENTFD);
+    const struct fmt_signal *s;
+
+    for (size_t i = 0; p && rec && FMT_NEXT(r->img, SIGNAL, i, s); i++) {
+        if ((s->owner == item->proc || s->owner == agent_leader(p)->rec->rec.objref) &&
+            s->signo - 1 < 64 && rec->mask >> (s->signo - 1) & 1)
+            return true;
+    }
+    return false;
+}
+
+// Whether there was anything at the capture that can have been fetched. What a timer, a signal or a
+// change of a file has brought since then is news.
+static bool was_ready(AgentRestore *r, const struct fmt_epoll_item *item)
+{
+    const struct fmt_file *file = file_of(r, item);
+    const struct fmt_timerfd *timer = fmt_image_by_ref(r->img, file->object, FMT_TIMERFD);
+    const struct fmt_inotify *inotify = fmt_image_by_ref(r->img, file->object, FMT_INOTIFY);
+
+    if (file->kind == FMT_FILE_SIGNALFD)
+        return has_pending_signal(r, item);
+    return timer ? timer->ticks > 0 : inotify ? inotify->events != NULL : true;
+}
+
+// Its event has been fetched.
+static bool is_settled(AgentRestore *r, const struct fmt_epoll_item *item)
+{
+    return item->ready == 0 && item->events & EPOLLET && !(item->events & EPOLLONESHOT) &&
+           was_ready(r, item);
+}
+
 static bool is_remote(AgentRestore *r, const struct fmt_epoll_item *item)
 {
     return file_of(r, item)->kind == FMT_FILE_SIGNALFD && !item->detached;
@@ -112,8 +140,8 @@ static bool add_remote(AgentRestore *r, const struct fmt_file *set,
     const bool moved = fd != (int64_t)item->fd;
     uint64_t at;
 
-    if (has_fired(item))
-        event.events |= ALL_EVENTS;
+    // One that has fired is added as such: a signalfd knows no errors, which alone it would tell
+    // of.
     if (!agent_remote_put(t, 0, &event, sizeof event, &at, error) ||
         (moved &&
          !agent_remote(t, "dup3", SYS_dup3, NULL, error, (uint64_t)fd, item->fd, O_CLOEXEC)) ||
@@ -121,13 +149,8 @@ static bool add_remote(AgentRestore *r, const struct fmt_file *set,
                       item->fd, at) ||
         (moved && !agent_remote(t, "close", SYS_close, NULL, error, item->fd)))
         return false;
-    int64_t n = 1;
-
-    if (is_settled(item) || has_fired(item))
-        return agent_remote(t, "epoll_wait", SYS_epoll_wait, &n, error, (uint64_t)ep, at, 1, 0) &&
-               (n == 1 || !has_fired(item) ||
-                agent_fail(error, "a signalfd whose entry has fired has no signal"));
-    return true;
+    return !is_settled(r, item) ||
+           agent_remote(t, "epoll_wait", SYS_epoll_wait, NULL, error, (uint64_t)ep, at, 1, 0);
 }
 
 /* ---- everything else, by us ---- */
@@ -167,11 +190,9 @@ static bool add_fired(struct run *run, const struct fmt_epoll_item *item)
         return false;
     if (fetch(run))
         return true;
+    // Disarmed it tells of errors and hangups alone, which such a file hardly has.
     if (!kind->stir)
-        return agent_fail(run->error,
-                          "entry for descriptor %" G_GUINT64_FORMAT
-                          " has fired (EPOLLONESHOT), and its %s has nothing to fire with",
-                          item->fd, kind->name);
+        return control(run, item, EPOLL_CTL_MOD, (uint32_t)item->events & PRIVATE_BITS);
     if (!kind->stir(run->r, file, true, run->error))
         return false;
     const bool fired = fetch(run);
@@ -182,20 +203,13 @@ static bool add_fired(struct run *run, const struct fmt_epoll_item *item)
 
 static bool add_one(struct run *run, const struct fmt_epoll_item *item)
 {
-    const struct fmt_file *file = file_of(run->r, item);
-
     if (has_fired(item))
         return add_fired(run, item);
     if (!control(run, item, EPOLL_CTL_ADD, (uint32_t)item->events))
         return false;
-    if (!is_settled(item))
-        return true;
-    fetch(run);
-    // A timer that expired since the capture is news.
-    if (file->kind != FMT_FILE_TIMERFD || !agent_timerfd_fired(run->r, file))
-        return true;
-    return control(run, item, EPOLL_CTL_DEL, 0) &&
-           control(run, item, EPOLL_CTL_ADD, (uint32_t)item->events);
+    if (is_settled(run->r, item))
+        fetch(run);
+    return true;
 }
 
 // What a signalfd waits with belongs to whoever adds it, and goes when he ends.
@@ -271,7 +285,7 @@ static enum step step_of(AgentRestore *r, const struct fmt_epoll_item *item)
 
     if (has_fired(item) && file->kind != FMT_FILE_EPOLL && file->kind != FMT_FILE_SIGNALFD)
         return FIRED;
-    if (has_fired(item) || is_settled(item))
+    if (has_fired(item) || is_settled(r, item))
         return SETTLED;
     return item->ready ? READY : OTHER;
 }

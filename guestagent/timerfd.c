@@ -171,18 +171,6 @@ static bool arm(AgentRestore *r, const struct fmt_file *f, GError **error)
            agent_fail_errno(error, "expirations of a timerfd");
 }
 
-bool agent_timerfd_fired(AgentRestore *r, const struct fmt_file *f)
-{
-    const struct fmt_timerfd *rec = fmt_image_by_ref(r->img, f->object, FMT_TIMERFD);
-    g_autofree char *path =
-        g_strdup_printf("/proc/thread-self/fdinfo/%d", agent_file_fd(r, f->rec.objref));
-    g_autofree char *text = NULL;
-    const char *ticks =
-        g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "ticks:") : NULL;
-
-    return ticks && g_ascii_strtoull(ticks + strlen("ticks:"), NULL, 10) != rec->ticks;
-}
-
 // Ready for a moment, before it is armed: reading leaves it as it was.
 static bool stir(AgentRestore *r, const struct fmt_file *f, bool on, GError **error)
 {

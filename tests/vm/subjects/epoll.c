@@ -10,7 +10,10 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/select.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -192,6 +195,84 @@ static void once_end(void)
     EXPECT(once, EPOLLIN | EPOLLHUP, 11);
     EXPECT(once, EPOLLHUP, 12);
     EXPECT(once, EPOLLERR, 13);
+}
+
+// What has fired and has nothing to fire with: a listener without a connection, a signal that was
+// taken.
+static int quiet, listener, fired_signal, connected;
+static struct sockaddr_un address;
+static socklen_t address_bytes = sizeof address;
+
+static void raise_winch(void)
+{
+    MUST(kill(getpid(), SIGWINCH) == 0);
+}
+
+static void connect_once(void)
+{
+    MUST((connected = socket(AF_UNIX, SOCK_STREAM, 0)) >= 0);
+    MUST(connect(connected, (struct sockaddr *)&address, address_bytes) == 0);
+}
+
+static void quiet_begin(void)
+{
+    const struct sockaddr_un any = {.sun_family = AF_UNIX};
+    struct signalfd_siginfo info;
+    sigset_t winch;
+
+    quiet = ep_new();
+    MUST((listener = socket(AF_UNIX, SOCK_STREAM, 0)) >= 0);
+    MUST(bind(listener, (const struct sockaddr *)&any, sizeof any.sun_family) == 0);
+    MUST(listen(listener, 4) == 0);
+    MUST(getsockname(listener, (struct sockaddr *)&address, &address_bytes) == 0);
+    sigemptyset(&winch);
+    sigaddset(&winch, SIGWINCH);
+    MUST(pthread_sigmask(SIG_BLOCK, &winch, NULL) == 0);
+    MUST((fired_signal = signalfd(-1, &winch, SFD_NONBLOCK)) >= 0);
+    watch(quiet, listener, EPOLLIN | EPOLLONESHOT, 1);
+    connect_once();
+    EXPECT(quiet, EPOLLIN, 1);
+    MUST(close(accept(listener, NULL, NULL)) == 0 && close(connected) == 0);
+    watch(quiet, fired_signal, EPOLLIN | EPOLLONESHOT, 2);
+    raise_winch();
+    EXPECT(quiet, EPOLLIN, 2);
+    MUST(read(fired_signal, &info, sizeof info) == sizeof info);
+}
+
+static void quiet_end(void)
+{
+    connect_once();
+    raise_winch();
+    EXPECT_NONE(quiet);
+    change(quiet, listener, EPOLLIN | EPOLLONESHOT, 11);
+    EXPECT(quiet, EPOLLIN, 11);
+    change(quiet, fired_signal, EPOLLIN, 12);
+    EXPECT(quiet, EPOLLIN, 12);
+}
+
+// A timer that expires on the way is told of, whatever was fetched of others.
+static int news, news_timer, news_counter;
+
+static void news_begin(void)
+{
+    const struct itimerspec soon = {.it_value = {0, 300 * 1000000}};
+
+    news = ep_new();
+    MUST((news_timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK)) >= 0);
+    MUST((news_counter = eventfd(1, 0)) >= 0);
+    watch(news, news_timer, EPOLLIN | EPOLLET, 1);
+    watch(news, news_counter, EPOLLIN | EPOLLET, 2);
+    EXPECT(news, EPOLLIN, 2);
+    MUST(timerfd_settime(news_timer, 0, &soon, NULL) == 0);
+}
+
+static void news_end(void)
+{
+    struct epoll_event event = {0};
+
+    CHECK(epoll_wait(news, &event, 1, PATIENCE_MS) == 1 && event.data.u64 == 1,
+          "a timer that has expired is not told of");
+    EXPECT_NONE(news);
 }
 
 /* ---- numbers that are closed, or another file's ---- */
@@ -407,6 +488,8 @@ int main(int argc, char **argv)
     const pid_t child = start_child(&child_ep, &child_counter, &child_answer);
     edges_begin();
     once_begin();
+    quiet_begin();
+    news_begin();
     numbers_begin();
     nested_begin();
     line_begin();
@@ -429,6 +512,8 @@ int main(int argc, char **argv)
     }
     edges_end();
     once_end();
+    quiet_end();
+    news_end();
     numbers_end();
     nested_end();
     line_end();
