@@ -46,6 +46,7 @@ struct thread {
 struct AgentFreeze {
     pid_t root;
     GHashTable *threads;   // tid -> struct thread
+    uint64_t n_signals;    // agent_freeze_count_signals() of all, when they were frozen
     GHashTable *processes; // pid -> how many came before, parents first; those that died included
 };
 
@@ -389,6 +390,23 @@ static void for_each_stopped(AgentFreeze *f, void (*fn)(struct thread *t))
     }
 }
 
+static uint64_t count_signals(AgentFreeze *f)
+{
+    GHashTableIter iter;
+    uint64_t n = 0;
+    void *tid;
+
+    g_hash_table_iter_init(&iter, f->threads);
+    while (g_hash_table_iter_next(&iter, &tid, NULL))
+        n += agent_freeze_count_signals(GPOINTER_TO_INT(tid));
+    return n;
+}
+
+bool agent_freeze_was_signalled(AgentFreeze *f)
+{
+    return count_signals(f) > f->n_signals;
+}
+
 enum agent_freeze_state agent_freeze_step(AgentFreeze *f, GPtrArray *refusals, GError **error)
 {
     struct procfs_status status;
@@ -415,6 +433,7 @@ enum agent_freeze_state agent_freeze_step(AgentFreeze *f, GPtrArray *refusals, G
     if (find_unstopped(f))
         return AGENT_FREEZE_AGAIN;
     for_each_stopped(f, wind_back);
+    f->n_signals = count_signals(f);
     return AGENT_FREEZE_DONE;
 }
 

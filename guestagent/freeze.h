@@ -35,5 +35,12 @@ void agent_freeze_reap(AgentFreeze *f);
 // end.
 bool agent_freeze_leave_vdso(pid_t pid, pid_t tid);
 
+// freeze_signals.c: how many signals wait for a stopped thread, alone or with others, that a
+// program has sent.
+uint64_t agent_freeze_count_signals(pid_t tid);
+
+// Whether the tree has been sent signals since it was frozen: the original has to get them.
+bool agent_freeze_was_signalled(AgentFreeze *f);
+
 guint agent_freeze_n_threads(const AgentFreeze *f);
 GArray *agent_freeze_pids(const AgentFreeze *f); // of uint32_t, owned by the caller

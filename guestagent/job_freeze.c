@@ -132,7 +132,13 @@ void agent_job_freeze(struct agent_job *job, struct json_object *request)
     if (got == AGENT_JOB_FRAME && frame.type == AGENT_FINISH) {
         g_autoptr(GPtrArray) leave = read_finish(&frame);
 
-        finish(job, f, signal_fd, leave);
+        if (!agent_freeze_was_signalled(f)) {
+            finish(job, f, signal_fd, leave);
+            return;
+        }
+        agent_freeze_thaw(f);
+        agent_job_fail(job, "it was sent a signal while it was frozen, which the copy would never "
+                            "get: the original goes on; try again");
         return;
     }
     agent_freeze_thaw(f);
