@@ -325,12 +325,26 @@ static bool patch(AgentProc *p, const struct fmt_vma *code, GError **error)
     return true;
 }
 
+// A handler may return into the middle of the old code. For its data it finds zeros: a clock that
+// only the kernel can read, which it then asks.
+static bool put_back_data(AgentProc *p, const struct fmt_vma *code, GError **error)
+{
+    const uint64_t start = captured_data(p, code);
+
+    return start == code->start ||
+           agent_remote(&agent_leader(p)->tracee, "mmap", SYS_mmap, NULL, error, start,
+                        code->start - start, PROT_READ,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1ull,
+                        0);
+}
+
 static bool put_back(AgentProc *p, const struct fmt_vma *code, GError **error)
 {
     const struct agent_tracee *t = &agent_leader(p)->tracee;
     const uint64_t bytes = code->end - code->start;
 
-    return agent_remote(t, "mmap", SYS_mmap, NULL, error, code->start, bytes,
+    return put_back_data(p, code, error) &&
+           agent_remote(t, "mmap", SYS_mmap, NULL, error, code->start, bytes,
                         PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
                         -1ull, 0) &&
            agent_remote_write(t, code->start, p->old_vdso->data, bytes, error) &&
