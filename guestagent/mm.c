@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -129,6 +130,15 @@ static void plan_memory(AgentRestore *r)
                      need >> 20, have >> 20);
 }
 
+// With flags (PR_THP_DISABLE_EXCEPT_ADVISED), which Linux knows since 6.18.
+static bool knows_thp_flags(uint64_t thp_disable)
+{
+    const bool knows = prctl(PR_SET_THP_DISABLE, 1, thp_disable & ~UINT64_C(1), 0, 0) == 0;
+
+    prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+    return knows;
+}
+
 static void plan(AgentRestore *r)
 {
     const uint64_t max_maps = sysctl("/proc/sys/vm/max_map_count", 65530);
@@ -143,6 +153,10 @@ static void plan(AgentRestore *r)
             agent_refuse(r, "mm", p->rec->pid, -1, "the image has no address space of it");
             continue;
         }
+        if (p->mm->thp_disable > 1 && !knows_thp_flags(p->mm->thp_disable))
+            agent_note(r, "madvise", p->rec->pid, -1,
+                       "this kernel cannot keep huge pages to memory that asks for them "
+                       "(PR_THP_DISABLE_EXCEPT_ADVISED)");
         // vdso, its data and the scratch memory come on top
         if (p->vmas->len + 8 > max_maps)
             agent_refuse(r, "max-map-count", p->rec->pid, -1,
@@ -281,6 +295,16 @@ static bool let_huge(AgentProc *p, bool huge, GError **error)
                         PR_SET_THP_DISABLE, p->no_thp);
 }
 
+static bool settle_huge(AgentProc *p, GError **error)
+{
+    const uint64_t disable = p->mm->thp_disable;
+
+    if (disable <= 1 || !knows_thp_flags(disable))
+        return let_huge(p, disable != 1, error);
+    return agent_remote(&agent_leader(p)->tracee, "PR_SET_THP_DISABLE", SYS_prctl, NULL, error,
+                        PR_SET_THP_DISABLE, 1, disable & ~UINT64_C(1));
+}
+
 static bool build(AgentProc *p, GError **error)
 {
     if (!let_huge(p, false, error))
@@ -308,7 +332,7 @@ static bool build(AgentProc *p, GError **error)
 
 static bool finish(AgentProc *p, GError **error)
 {
-    return let_huge(p, !p->mm->thp_disable, error) && agent_mm_settle(p, error);
+    return settle_huge(p, error) && agent_mm_settle(p, error);
 }
 
 static bool write_forced(AgentProc *p, uint64_t addr, const void *data, uint64_t size,
@@ -398,7 +422,7 @@ static bool piece(AgentProc *p, const struct fmt_vma *vma, enum fmt_pages_kind k
         return vma->kind != FMT_VMA_FILE || compare(p, vma, addr, data, size, error);
     if (kind != FMT_PAGES_PLACED && vma->kind == FMT_VMA_ANON && !data)
         return true; // as mapped
-    if (!let_huge(p, vma->huge && !p->mm->thp_disable, error))
+    if (!let_huge(p, vma->huge && p->mm->thp_disable != 1, error))
         return false;
     if (kind == FMT_PAGES_PLACED)
         return mark(p, vma, addr, size, error);

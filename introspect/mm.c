@@ -10,7 +10,10 @@
 
 #define MAX_VMAS        (1u << 20) // sysctl vm.max_map_count is 65530 unless raised
 #define MMF_DISABLE_THP 24         // include/linux/sched/coredump.h
-#define MMF_DUMPABLE    3          // bits 0 and 1
+// MMF_DISABLE_THP_EXCEPT_ADVISED, since 6.18; how prctl() says it
+#define MMF_DISABLE_THP_ADVISED 23
+#define THP_EXCEPT_ADVISED      2
+#define MMF_DUMPABLE            3 // bits 0 and 1
 // Since 6.3, 6.6 and 6.4; the last was 29 until the second came.
 #define MMF_HAS_MDWE            28
 #define MMF_HAS_MDWE_NO_INHERIT 29
@@ -167,7 +170,12 @@ static void read_fields(IntroReader *r, struct gva mm, struct fmt_mm *rec)
         intro_has(r->k, M_vma_flags_rename) && (flags >> MMF_VM_MERGE_ANY & 1 || (bit29 && !mdwe));
     rec->dump_filter_xor = DUMP_FILTER(flags) ^ DUMP_FILTER_DEFAULT;
     rec->dumpable = flags & MMF_DUMPABLE;
-    rec->thp_disable = flags >> MMF_DISABLE_THP & 1;
+    // Bit 23 meant something else while the flags were one word.
+    if (flags >> MMF_DISABLE_THP & 1)
+        rec->thp_disable = 1;
+    else if (intro_place(r->k, M_mm_flags)->alternative == 0 &&
+             flags >> MMF_DISABLE_THP_ADVISED & 1)
+        rec->thp_disable = 1 | THP_EXCEPT_ADVISED;
     rec->def_flags =
         intro_vma_flags(rd(r, mm, M_mm_def_flags)) & (FMT_VMA_LOCKED | FMT_VMA_LOCKONFAULT);
 }
