@@ -84,6 +84,18 @@ static const char *name_of(const struct fmt_mqueue *q, const struct queue *queue
     return queue->name[0] ? queue->name : q->name;
 }
 
+// By a queue of the image that has it still.
+static bool is_name_needed(AgentRestore *r, const char *name)
+{
+    const struct fmt_mqueue *q;
+
+    for (size_t i = 0; FMT_NEXT(r->img, MQUEUE, i, q); i++) {
+        if (!q->unlinked && g_strcmp0(q->name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
 static struct queue *find(AgentRestore *r, const struct fmt_mqueue *q, GError **error)
 {
     struct queue *queue = g_hash_table_lookup(r->objects, &q->rec.objref);
@@ -91,7 +103,7 @@ static struct queue *find(AgentRestore *r, const struct fmt_mqueue *q, GError **
     if (queue)
         return queue;
     queue = g_new0(struct queue, 1);
-    if (q->unlinked && is_name_taken(q->name))
+    if (q->unlinked && (is_name_needed(r, q->name) || is_name_taken(q->name)))
         g_snprintf(queue->name, sizeof queue->name, "/vmgraft-%" G_GUINT64_FORMAT, q->rec.objref);
     queue->fd = agent_fd_up(r, make(q, name_of(q, queue)), error);
     if (queue->fd < 0) {
