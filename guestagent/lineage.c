@@ -364,7 +364,7 @@ static void refuse_unborn(struct lineage *l)
 
 static bool is_obtainable(const struct lineage *l, uint64_t number)
 {
-    return number > 1 && number <= G_MAXINT && !g_hash_table_contains(l->tids, &number) &&
+    return number > 1 && number < agent_pid_max() && !g_hash_table_contains(l->tids, &number) &&
            (l->r->opt.new_pid_namespace || !agent_number_is_taken(number));
 }
 

@@ -29,17 +29,20 @@
  *   posix_timer, signal
  *           timers and actions before pending signals
  *   seccomp before cred, see there
- *   limit   after all that a limit could stop; of threads the leader comes last
+ *   limit   after all that a limit could stop, and after cred: setuid() remembers a limit that is
+ *           exceeded, and execve() fails of it; of threads the leader comes last
  *   cred    after all that needs privileges in the thread or the same owner as ours; clears
  *           dumpable and pdeath_signal
  */
 static const struct agent_aspect *const aspects[] = {
-    &agent_aspect_cgroup,     &agent_aspect_vdso,        &agent_aspect_mm,     &agent_aspect_exe,
-    &agent_aspect_fs,         &agent_aspect_opening,     &agent_aspect_fd,     &agent_aspect_flock,
-    &agent_aspect_fown,       &agent_aspect_posix_timer, &agent_aspect_signal, &agent_aspect_thread,
-    &agent_aspect_ia32,       &agent_aspect_segments,    &agent_aspect_sched,  &agent_aspect_timer,
-    &agent_aspect_limit,      &agent_aspect_seccomp,     &agent_aspect_prctl,  &agent_aspect_cred,
-    &agent_aspect_after_cred, &agent_aspect_regs,
+    &agent_aspect_cgroup,      &agent_aspect_vdso,       &agent_aspect_mm,
+    &agent_aspect_exe,         &agent_aspect_fs,         &agent_aspect_opening,
+    &agent_aspect_fd,          &agent_aspect_flock,      &agent_aspect_fown,
+    &agent_aspect_posix_timer, &agent_aspect_signal,     &agent_aspect_thread,
+    &agent_aspect_ia32,        &agent_aspect_segments,   &agent_aspect_sched,
+    &agent_aspect_timer,       &agent_aspect_seccomp,    &agent_aspect_prctl,
+    &agent_aspect_cred,        &agent_aspect_after_cred, &agent_aspect_limit,
+    &agent_aspect_regs,
 };
 
 bool agent_fail(GError **error, const char *format, ...)
