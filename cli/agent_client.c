@@ -427,6 +427,8 @@ bool cli_agent_restore(CliAgent *a, FmtImage *img, const struct cli_agent_restor
 {
     g_autoptr(GArray) placed = NULL;
     g_autoptr(GError) why = NULL;
+    struct cli_agent_restore_options again = *options;
+    const int64_t begin_ns = cli_now_ns();
     bool misplaced, ok;
 
     fmt_image_make_live(img, options->target ? &placed : NULL);
@@ -438,7 +440,10 @@ bool cli_agent_restore(CliAgent *a, FmtImage *img, const struct cli_agent_restor
                   why ? why->message : "the agent names no processes");
         g_clear_error(&why);
         fmt_image_unplace(img, placed);
-        ok = restore(a, img, options, NULL, notes, reasons, &misplaced, &why);
+        const int64_t lost_ns = cli_now_ns() - begin_ns;
+        again.elapsed_ns += again.elapsed_ns < 0 ? 0 : lost_ns;
+        again.asleep_ns += again.asleep_ns < 0 ? 0 : lost_ns;
+        ok = restore(a, img, &again, NULL, notes, reasons, &misplaced, &why);
     }
     a->progress = NULL;
     if (why)
