@@ -114,22 +114,28 @@ static bool wait_report(pid_t helper, int report, struct helper_report *ret)
     return told;
 }
 
+// The C library keeps two signals out of every mask (32 and 33: cancellation, timers that start a
+// thread, set*id in all threads), and they may be pending in a process that is restored.
+static void set_mask(uint64_t mask, uint64_t *ret_before)
+{
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, ret_before, sizeof mask);
+}
+
 static bool start_helper(AgentRestore *r, GError **error)
 {
     struct helper_report msg;
-    sigset_t all, before;
+    uint64_t before;
     int report[2];
 
     if (pipe2(report, O_CLOEXEC) < 0)
         return agent_fail_errno(error, "pipe");
     // Everybody is born with all signals blocked and keeps them so until its last step.
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, &before);
+    set_mask(~0ull, &before);
     // It has our descriptors, those of later too: who clones it may make some for us (maker.c).
     r->helper = agent_fork_high(CLONE_FILES);
     if (r->helper == 0)
         helper_main(r, report[1]);
-    sigprocmask(SIG_SETMASK, &before, NULL);
+    set_mask(before, NULL);
     const bool told = r->helper > 0 && wait_report(r->helper, report[0], &msg);
 
     close(report[0]);
@@ -330,10 +336,7 @@ bool agent_process_tree(AgentRestore *r, GError **error)
 // end when nobody is left.
 static void G_GNUC_NORETURN reaper_main(void)
 {
-    sigset_t all;
-
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
+    set_mask(~0ull, NULL);
     for (;;) {
         if (waitpid(-1, NULL, __WALL) < 0 && errno == ECHILD)
             _exit(0);
