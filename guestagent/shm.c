@@ -174,8 +174,6 @@ static int memfd(const struct fmt_shm *shm)
     const char *name = shm->name ? shm->name : "";
     int fd;
 
-    if (g_str_has_prefix(name, "memfd:"))
-        name += strlen("memfd:");
     // Said in so many words, it does not depend on vm.memfd_noexec; before 6.3 it cannot be said.
     fd = memfd_create(name, flags | (noexec ? MFD_NOEXEC_SEAL : MFD_EXEC));
     if (fd < 0 && errno == EINVAL && !noexec)
