@@ -72,8 +72,11 @@ class Guest:
         if done.returncode:
             raise GuestDied(done.stderr.strip())
         self.target = self._run("target", self.name).stdout.strip()
+        # khugepaged gives memory to whoever lives for long: subjects count theirs.
         self.shell("echo 4000000 >/proc/sys/kernel/pid_max;"
-                   f"echo {FIRST_PID[self.name[-1]]} >/proc/sys/kernel/ns_last_pid")
+                   f"echo {FIRST_PID[self.name[-1]]} >/proc/sys/kernel/ns_last_pid;"
+                   "cd /sys/kernel/mm/transparent_hugepage/khugepaged || exit 0;"
+                   "echo 0 >max_ptes_none; echo 0 >max_ptes_shared")
 
     def down(self):
         self._run("down", self.name)
