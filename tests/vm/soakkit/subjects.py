@@ -39,6 +39,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("threads4-static"),
     _own("sleeps"),
     _own("ready"),
+    _own("vdso"),
     _own("pipes"),
     _own("pipes-static"),
     _own("memory", "64"),
