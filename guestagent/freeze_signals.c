@@ -7,16 +7,20 @@
 #include <sys/ptrace.h>
 
 #include "guestagent/freeze.h"
+#include "guestagent/wind.h"
 
 #define AT_ONCE 16
 
-// Those of timers come to the restored process from its own.
-static bool is_sent(const siginfo_t *info)
+// Those of timers come to the restored process from its own. What nobody cares for is no loss, but
+// that it may have continued the process.
+static bool is_sent(pid_t tid, const siginfo_t *info)
 {
-    if (info->si_code == SI_KERNEL)
-        return info->si_signo != SIGALRM && info->si_signo != SIGVTALRM &&
-               info->si_signo != SIGPROF;
-    return info->si_code <= 0 && info->si_code != SI_TIMER;
+    const int signo = info->si_signo;
+
+    if (info->si_code == SI_KERNEL ? signo == SIGALRM || signo == SIGVTALRM || signo == SIGPROF
+                                   : info->si_code > 0 || info->si_code == SI_TIMER)
+        return false;
+    return signo == SIGCONT || !agent_wind_is_ignored(tid, signo);
 }
 
 static uint64_t count_queue(pid_t tid, uint32_t flags)
@@ -28,7 +32,7 @@ static uint64_t count_queue(pid_t tid, uint32_t flags)
 
     while ((n = ptrace(PTRACE_PEEKSIGINFO, tid, &args, infos)) > 0) {
         for (long i = 0; i < n; i++)
-            n_sent += is_sent(&infos[i]);
+            n_sent += is_sent(tid, &infos[i]);
         args.off += (uint64_t)n;
     }
     return n_sent;

@@ -129,6 +129,28 @@ move=$!
 wait $move && fail "the target's agent was killed, and the move says it is done"
 expect_in "the target's agent is killed" "$here"
 
+# A signal that comes when the image has been taken: the original goes on, and gets it.
+catcher=$("$lab" exec "$here" --detach -- sh -c 'trap "echo >/tmp/caught" USR1
+    while :; do sleep 0.2; done') || fail "no process that catches signals"
+target_agent=$(agent_of "$there")
+"$lab" exec "$there" --detach -- sh -c \
+    "until [ -e /proc/$catcher ]; do :; done; kill -STOP $target_agent" >/dev/null
+"$vmgraft" migrate --agent-timeout 30 "$(target "$here")" "$catcher" "$(target "$there")" \
+    2>"$work/stderr" &
+move=$!
+until "$lab" exec "$there" -- grep -q "^State:.T" "/proc/$target_agent/status"; do
+    kill -0 $move || fail "no move: $(cat "$work/stderr")"
+    sleep 0.1
+done
+"$lab" exec "$here" -- sh -c "kill -USR1 $catcher; [ ! -e /tmp/caught ]" || fail "it is not frozen"
+"$lab" exec "$there" -- kill -CONT "$target_agent"
+wait $move && fail "a signal was sent, and the move says it is done"
+grep -q "was sent a signal while it was frozen" "$work/stderr" || fail "signal: $(cat "$work/stderr")"
+"$lab" exec "$here" -- timeout 60 sh -c "until [ -e /tmp/caught ]; do sleep 0.1; done
+    kill -KILL $catcher" || fail "the signal is lost"
+"$lab" exec "$there" -- test ! -e "/proc/$catcher" || fail "the copy lives as well"
+echo "ok: a signal that comes in the middle"
+
 # The source's agent hangs when it is to end the original: nobody knows, and the copy is kept until
 # somebody does.
 # The target's agent is held up while it builds, so that there is time for that.
@@ -151,6 +173,7 @@ other=$("$lab" exec "$there" --detach -- sleep 1000) || fail "no other process"
 "$lab" exec "$there" -- kill -KILL "$other"
 "$vmgraft" restore "$work/other" "$(target "$there")" 2>"$work/stderr" && fail "restore beside what is held"
 grep -q "still holds pid $pid" "$work/stderr" || fail "what is held: $(cat "$work/stderr")"
+rm "$work/other"
 "$vmgraft" agent status "$(target "$there")" | grep -q "^holds pid $pid" || fail "nothing is held any more"
 "$lab" exec "$here" -- kill -CONT "$source_agent"
 while exists "$here"; do sleep 0.2; done # FINISH was in the ring
