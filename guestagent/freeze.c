@@ -329,6 +329,11 @@ static void tend_vforks(AgentFreeze *f)
     }
 }
 
+static void pass_seccomp(struct thread *t)
+{
+    agent_wind_past_seccomp(t->tid);
+}
+
 // A signal that came while the thread was frozen ends the call after all.
 static void wind_on(struct thread *t)
 {
@@ -493,6 +498,7 @@ void agent_freeze_thaw(AgentFreeze *f)
     agent_freeze_reap(f);
     for_each_stopped(f, wind_back);
     for_each_stopped(f, wind_on);
+    for_each_stopped(f, pass_seccomp);
 
     g_autoptr(GArray) order = order_of_thawing(f);
     // Fails for a thread that never stopped; that one is let go when this process ends.

@@ -3,6 +3,7 @@
 #include "guestagent/wind.h"
 
 #include <errno.h>
+#include <glib.h>
 #include <linux/audit.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -12,9 +13,14 @@
 #include <sys/user.h>
 
 #include "formats/frozen.h"
+#include "guestagent/bpf.h"
 #include "guestagent/procfs.h"
 
-#define SYSCALL_BYTES  2 // 0f 05
+#define SYSCALL_BYTES 2 // 0f 05
+
+// include/linux/errno.h: results of a call that begins anew, or goes on by restart_syscall
+enum { ERESTARTNOHAND = 514, ERESTART_RESTARTBLOCK = 516 };
+
 #define IA32_GETRANDOM 355
 
 // Calls that end with EINTR though no handler ran, without having done anything.
@@ -143,5 +149,46 @@ void agent_wind_on(pid_t tid)
     regs.orig_rax = regs.rax;
     regs.rax = (unsigned long)-EINTR;
     regs.rip += SYSCALL_BYTES;
+    ptrace(PTRACE_SETREGS, tid, NULL, &regs);
+}
+
+// Whether a seccomp filter of the thread, the newest is number 0, allows a call. false where there
+// is none of that number.
+static bool ask_filter(pid_t tid, unsigned long number, const struct seccomp_data *data,
+                       bool *ret_allowed)
+{
+    const long n = ptrace(PTRACE_SECCOMP_GET_FILTER, tid, (void *)number, NULL);
+
+    if (n <= 0)
+        return false;
+    g_autofree struct sock_filter *insns = g_new(struct sock_filter, (gsize)n);
+    if (ptrace(PTRACE_SECCOMP_GET_FILTER, tid, (void *)number, insns) != n)
+        return false;
+    const uint32_t verdict = agent_bpf_run(insns, (size_t)n, data) & SECCOMP_RET_ACTION_FULL;
+    *ret_allowed = verdict == SECCOMP_RET_ALLOW || verdict == SECCOMP_RET_LOG;
+    return true;
+}
+
+void agent_wind_past_seccomp(pid_t tid)
+{
+    struct user_regs_struct regs;
+    struct seccomp_data data = {.nr = SYS_restart_syscall, .arch = AUDIT_ARCH_X86_64};
+    bool allowed = true;
+
+    if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0 || (long)regs.rax != -ERESTART_RESTARTBLOCK ||
+        (long)regs.orig_rax < 0)
+        return;
+    if (is_ia32_call(tid)) {
+        data.nr = 0;
+        data.arch = AUDIT_ARCH_I386;
+    }
+    if (regs.orig_rax == (unsigned long)data.nr) // it has met it before
+        return;
+    data.instruction_pointer = regs.rip;
+    for (unsigned long i = 0; allowed && ask_filter(tid, i, &data, &allowed); i++)
+        continue;
+    if (allowed)
+        return;
+    regs.rax = (unsigned long)-ERESTARTNOHAND;
     ptrace(PTRACE_SETREGS, tid, NULL, &regs);
 }

@@ -15,3 +15,6 @@ bool agent_wind_is_ignored(pid_t tid, int sig);
 bool agent_wind_back(pid_t tid);
 // Has such a call end with EINTR after all.
 void agent_wind_on(pid_t tid);
+// Has a call begin anew (its timeout starts over) where the kernel would go on with
+// restart_syscall, which a seccomp filter of the thread does not allow.
+void agent_wind_past_seccomp(pid_t tid);

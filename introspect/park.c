@@ -259,10 +259,14 @@ static bool park_off_cpu(struct park *p, GError **error)
             return busy(p, error, "is about to be delivered a signal");
         p->rec->state = p->frozen ? FMT_TASK_FROZEN : FMT_TASK_PREEMPTED;
         if (in_system_call(p)) {
+            const bool slept =
+                p->frozen &&
+                intro_sleepers_find(p->c, p->task, p->regs.ip - SYSCALL_BYTES, &p->sleep);
             const struct intro_where where = {
                 .task = p->task,
                 .mm = p->mm,
                 .chain = &p->chain,
+                .sleep = slept ? &p->sleep : NULL,
                 .key = p->frozen ? intro_sleepers_key(p->c, p->task, p->regs.ip) : NULL};
             return intro_syscall_finish(p->c, &where, &p->call, p->frozen, p->rec, error);
         }

@@ -97,6 +97,8 @@ int intro_interrupted(const struct intro_call *call);
 
 // timeout.c: has rec go on with what is left of the timeout of the call.
 void intro_timeout_keep(struct intro_reentry *e);
+// Of those that the kernel writes back alone.
+void intro_timeout_keep_written(struct intro_reentry *e);
 // rec goes on by a restart block of this kind.
 void intro_restart_with(struct intro_reentry *e, enum fmt_restart kind, uint64_t clock,
                         uint64_t addr, uint64_t ns);

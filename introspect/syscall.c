@@ -246,8 +246,13 @@ bool intro_syscall_finish(struct intro_ctx *c, const struct intro_where *where,
     // Whether the call is restarted or fails with EINTR depends on the signal that will be
     // delivered first: the registers stay as they are, and the kernel that the thread goes on in
     // decides.
-    if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND)
+    if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND) {
+        // select, ppoll: the kernel has written what was left when our agent stopped them, but time
+        // goes on.
+        if (frozen && result == -ERESTARTNOHAND && call->row && where->sleep)
+            intro_timeout_keep_written(&e);
         return true;
+    }
     bool cut = false;
     if (frozen && result > 0 && !intro_tty_read_cut(&e, &cut, error))
         return false;

@@ -202,6 +202,20 @@ void intro_timeout_keep(struct intro_reentry *e)
     }
 }
 
+void intro_timeout_keep_written(struct intro_reentry *e)
+{
+    switch ((enum intro_timeout)e->call->row->timeout) {
+    case T_TIMEVAL:
+    case T_TIMESPEC:
+    case T_TIMEVAL32:
+    case T_TIMESPEC32:
+        intro_timeout_keep(e);
+        return;
+    default:
+        return;
+    }
+}
+
 void intro_timeout_keep_frozen(struct intro_ctx *c, const struct intro_where *where,
                                const struct intro_call *call, struct fmt_task *rec)
 {
