@@ -236,6 +236,7 @@ static void handle_stop(AgentFreeze *f, pid_t tid, int status)
         sig = 0;
     }
     // A stop for something else swallowed ours: pass the signal on and ask again.
+    agent_wind_past_seccomp(tid);
     ptrace(PTRACE_CONT, tid, NULL, (void *)(long)(event ? 0 : sig));
     ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
 }
@@ -369,6 +370,7 @@ static bool spread_group_stops(AgentFreeze *f)
             continue;
         t->stopped = false;
         t->told = any = true;
+        agent_wind_past_seccomp(t->tid);
         ptrace(PTRACE_CONT, t->tid, NULL, NULL);
         ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
     }
