@@ -54,8 +54,11 @@ static bool parse_area(const char *text, struct area *ret)
     CHECK(sscanf(text, "%lx-%lx %7s %lx %*s %*s %255s", &ret->start, &ret->end, ret->perms,
                  &ret->offset, ret->path) >= 4,
           "maps: %s", text);
-    // vdso, vvar, vvar_vclock, vsyscall: the kernel's own. The vdso of another kernel has no name.
-    return strncmp(ret->path, "[v", 2) != 0 && ret->start != getauxval(AT_SYSINFO_EHDR);
+    // vdso, vvar, vvar_vclock, vsyscall: the kernel's own. The vdso of another kernel, and its
+    // data, have no name.
+    const unsigned long vdso = getauxval(AT_SYSINFO_EHDR);
+
+    return strncmp(ret->path, "[v", 2) != 0 && ret->start != vdso && ret->end != vdso;
 }
 
 // Whether b goes on where a ends and differs in nothing: a kernel may show them as one or as two.

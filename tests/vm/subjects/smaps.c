@@ -68,10 +68,12 @@ static bool continues(const struct mapping *a, const struct mapping *b)
            (a->path[0] != '/' || a->offset + (a->end - a->start) == b->offset);
 }
 
-// vdso, vvar, vsyscall: the kernel's own. The vdso of another kernel has no name.
+// vdso, vvar, vsyscall: the kernel's own. The vdso of another kernel, and its data, have no name.
 static bool is_kernels(const struct mapping *m)
 {
-    return strncmp(m->path, "[v", 2) == 0 || m->start == getauxval(AT_SYSINFO_EHDR);
+    const unsigned long vdso = getauxval(AT_SYSINFO_EHDR);
+
+    return strncmp(m->path, "[v", 2) == 0 || m->start == vdso || m->end == vdso;
 }
 
 static size_t add(struct mapping *all, size_t n, const struct mapping *m)
