@@ -3,7 +3,9 @@
 
 #include "guestagent/bpf.h"
 
+#include <linux/audit.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #define N_WORDS (BPF_MEMWORDS)
 
@@ -187,4 +189,16 @@ uint32_t agent_bpf_run(const struct sock_filter *insns, size_t n, const struct s
         }
     }
     return 0;
+}
+
+bool agent_bpf_allows_restart(const struct sock_filter *insns, size_t n, bool ia32, uint64_t ip)
+{
+    const struct seccomp_data data = {
+        .nr = ia32 ? 0 : SYS_restart_syscall,
+        .arch = ia32 ? AUDIT_ARCH_I386 : AUDIT_ARCH_X86_64,
+        .instruction_pointer = ip,
+    };
+    const uint32_t verdict = agent_bpf_run(insns, n, &data) & SECCOMP_RET_ACTION_FULL;
+
+    return verdict == SECCOMP_RET_ALLOW || verdict == SECCOMP_RET_LOG;
 }

@@ -16,3 +16,6 @@ bool agent_bpf_sees_place(const struct sock_filter *insns, size_t n);
 
 // What a valid filter returns: SECCOMP_RET_* with its data.
 uint32_t agent_bpf_run(const struct sock_filter *insns, size_t n, const struct seccomp_data *data);
+
+// Whether a valid filter lets a call go on by restart_syscall, entered from this instruction.
+bool agent_bpf_allows_restart(const struct sock_filter *insns, size_t n, bool ia32, uint64_t ip);

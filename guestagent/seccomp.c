@@ -9,7 +9,6 @@
 // same object again, which a later TSYNC of the program demands.
 
 #include <errno.h>
-#include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -88,21 +87,15 @@ static const char *wrong_with(const struct fmt_seccomp_filter *f)
 // expect.
 static void plan_restart(AgentRestore *r, AgentTask *t, const GPtrArray *chain)
 {
-    struct seccomp_data data = {.nr = SYS_restart_syscall, .arch = AUDIT_ARCH_X86_64};
-
     if (!agent_is_restarted(t))
         return;
-    if (t->rec->compat_call)
-        data = (struct seccomp_data){.nr = 0, .arch = AUDIT_ARCH_I386}; // restart_syscall there
-    data.instruction_pointer = t->rec->rip;
     for (guint i = 0; i < chain->len; i++) {
         const struct fmt_seccomp_filter *f = g_ptr_array_index(chain, i);
         gsize bytes;
         const struct sock_filter *insns = g_bytes_get_data(f->program, &bytes);
-        const uint32_t verdict =
-            agent_bpf_run(insns, bytes / sizeof *insns, &data) & SECCOMP_RET_ACTION_FULL;
 
-        if (verdict == SECCOMP_RET_ALLOW || verdict == SECCOMP_RET_LOG)
+        if (agent_bpf_allows_restart(insns, bytes / sizeof *insns, t->rec->compat_call,
+                                     t->rec->rip))
             continue;
         t->starts_over = true;
         agent_note(r, "timeout", t->proc->rec->pid, -1,

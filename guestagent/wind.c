@@ -152,10 +152,9 @@ void agent_wind_on(pid_t tid)
     ptrace(PTRACE_SETREGS, tid, NULL, &regs);
 }
 
-// Whether a seccomp filter of the thread, the newest is number 0, allows a call. false where there
-// is none of that number.
-static bool ask_filter(pid_t tid, unsigned long number, const struct seccomp_data *data,
-                       bool *ret_allowed)
+// Whether a seccomp filter of the thread, the newest is number 0, allows restart_syscall. false
+// where there is none of that number.
+static bool ask_filter(pid_t tid, unsigned long number, bool ia32, uint64_t ip, bool *ret_allowed)
 {
     const long n = ptrace(PTRACE_SECCOMP_GET_FILTER, tid, (void *)number, NULL);
 
@@ -164,28 +163,22 @@ static bool ask_filter(pid_t tid, unsigned long number, const struct seccomp_dat
     g_autofree struct sock_filter *insns = g_new(struct sock_filter, (gsize)n);
     if (ptrace(PTRACE_SECCOMP_GET_FILTER, tid, (void *)number, insns) != n)
         return false;
-    const uint32_t verdict = agent_bpf_run(insns, (size_t)n, data) & SECCOMP_RET_ACTION_FULL;
-    *ret_allowed = verdict == SECCOMP_RET_ALLOW || verdict == SECCOMP_RET_LOG;
+    *ret_allowed = agent_bpf_allows_restart(insns, (size_t)n, ia32, ip);
     return true;
 }
 
 void agent_wind_past_seccomp(pid_t tid)
 {
     struct user_regs_struct regs;
-    struct seccomp_data data = {.nr = SYS_restart_syscall, .arch = AUDIT_ARCH_X86_64};
     bool allowed = true;
 
     if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0 || (long)regs.rax != -ERESTART_RESTARTBLOCK ||
         (long)regs.orig_rax < 0)
         return;
-    if (is_ia32_call(tid)) {
-        data.nr = 0;
-        data.arch = AUDIT_ARCH_I386;
-    }
-    if (regs.orig_rax == (unsigned long)data.nr) // it has met it before
+    const bool ia32 = is_ia32_call(tid);
+    if (regs.orig_rax == (ia32 ? 0 : SYS_restart_syscall)) // it has met it before
         return;
-    data.instruction_pointer = regs.rip;
-    for (unsigned long i = 0; allowed && ask_filter(tid, i, &data, &allowed); i++)
+    for (unsigned long i = 0; allowed && ask_filter(tid, i, ia32, regs.rip, &allowed); i++)
         continue;
     if (allowed)
         return;

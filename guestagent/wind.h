@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Internal to freezing: system calls of stopped threads, by their registers.
+// Internal to freezing and release: system calls of stopped threads, by their registers.
 #pragma once
 
 #include <stdbool.h>
