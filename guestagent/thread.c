@@ -44,9 +44,13 @@ static bool finish_task(AgentTask *t, GError **error)
 {
     const struct agent_tracee *tr = &t->tracee;
     const struct fmt_task *rec = t->rec;
+    const uint32_t tid = (uint32_t)rec->tid;
 
     if (!name(t, error) || !registrations(t, error))
         return false;
+    // As the kernel does it: where nothing can be written there, nothing is.
+    if (rec->set_child_tid)
+        agent_remote_write(tr, rec->set_child_tid, &tid, sizeof tid, NULL);
     if (rec->timerslack_ns && !agent_remote(tr, "PR_SET_TIMERSLACK", SYS_prctl, NULL, error,
                                             PR_SET_TIMERSLACK, rec->timerslack_ns))
         return false;

@@ -31,7 +31,8 @@ struct IntroCapture {
     IntroKernel *k;
     struct intro_capture_options opt;
     struct intro_pages *pages;
-    FmtImage *img; // of the take that was DONE
+    FmtImage *img;        // of the take that was DONE
+    bool nothing_refused; // as far as the last look at all of the tree tells
 };
 
 /* ---- what an image says about its guest ---- */
@@ -262,7 +263,11 @@ static enum intro_capture_result judge(IntroCapture *cap, struct intro_ctx *c, G
         intro_refuse(c, "swap", "%s", failure->message);
     g_ptr_array_sort(c->refusals, by_holder);
     // Where the walk broke off the list may lack some: another look finds them as well. And what a
-    // thread is in the middle of looks like somebody else's: shmat() counts before it maps.
+    // thread is in the middle of looks like somebody else's: shmat() counts before it maps, fork
+    // before anybody sees the child.
+    if (c->refusals->len && c->forking && !c->busy)
+        g_set_error(&c->busy, INTRO_ERROR, INTRO_ERROR_BUSY, "a thread is making another");
+    cap->nothing_refused = !c->refusals->len && (c->hurry || !failure);
     if (c->refusals->len && !c->busy && (!failure || !is_passing(failure))) {
         g_clear_error(&failure);
         return INTRO_CAPTURE_REFUSED;
@@ -300,6 +305,7 @@ enum intro_capture_result intro_capture_take(IntroCapture *cap, GArray *vcpus,
                           .objects = objects,
                           .pages = cap->pages,
                           .vcpus = vcpus,
+                          .hurry = cap->nothing_refused && !cap->opt.forensic,
                           .fd = -1};
 
     intro_kernel_new_pause(cap->k);

@@ -163,6 +163,24 @@ static bool step(IntroKernel *k, struct frame *f, uint64_t stack_end, struct gva
     return intro_read_u64(k, GVA(sp - 8), &f->ip, error);
 }
 
+// Where a task that fork has made begins (arch/x86/entry/entry_64.S): the first since 6.6.
+static const char *const births[] = {"ret_from_fork_asm", "ret_from_fork"};
+
+bool intro_never_ran(IntroKernel *k, struct gva task, bool *ret, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+    uint64_t sp = rd(&r, task, M_thread_sp);
+    uint64_t words[SWITCH_FRAME_WORDS];
+    struct gva at;
+
+    *ret = false;
+    if (!rd_done(&r, error) || !intro_read(k, GVA(sp), words, sizeof(words), error))
+        return false;
+    for (size_t i = 0; i < G_N_ELEMENTS(births) && !*ret; i++)
+        *ret = intro_symbol(k, births[i], &at, NULL) && words[6] == at.addr;
+    return true;
+}
+
 bool intro_unwind(IntroKernel *k, struct gva task, struct gva user_regs, struct intro_chain *ret,
                   GError **error)
 {

@@ -20,6 +20,10 @@ struct intro_chain {
 bool intro_unwind(IntroKernel *k, struct gva task, struct gva user_regs, struct intro_chain *ret,
                   GError **error);
 
+// Whether the task, which is on no CPU, was born and has not run yet: its stack is what fork has
+// made of it, which is no call chain.
+bool intro_never_ran(IntroKernel *k, struct gva task, bool *ret, GError **error);
+
 // Whether a function of this name is in the chain; the names that the compiler makes of it
 // (.isra.0, .cold ...) count as well.
 bool intro_chain_has(const struct intro_chain *chain, const char *function);

@@ -11,6 +11,7 @@
 #include "introspect/regs.h"
 #include "introspect/sleepers.h"
 #include "introspect/syscall.h"
+#include "introspect/wakeup.h"
 
 /*
  * A thread can be captured where nothing is half done on its behalf:
@@ -22,9 +23,15 @@
  *                          preempted there, or stopped by a signal or its tracer: the entry's
  *                          registers
  *     in a page fault      the faulting instruction simply runs again
+ *     not run yet          as fork has made it
  *     asleep in a system call
  *                          as the call's row in syscalls.def says
+ *     woken in one         likewise, where the call only looks again (wakeup.c); a sleep of a given
+ *                          time is over
  *     woken from a futex   the wait is over with 0, which a futex may always give
+ *     within fork          it begins anew, as long as nobody can see the child
+ *     in a call that changes nothing
+ *                          it begins anew
  *     anywhere else        never: let it run on
  *
  * Which of the off-CPU cases holds is read off the call chain (orc.c). A chain that the tables
@@ -33,6 +40,7 @@
  */
 #define SYSCALL_BYTES      2
 #define TS_COMPAT          2 // thread_info.status: the system call is one of i386
+#define TASK_RUNNING       0
 #define TASK_INTERRUPTIBLE 1
 #define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
 #define NR_SIGSUSPEND      130
@@ -176,7 +184,7 @@ static bool find_sleep(struct park *p, struct intro_where *ret, GError **error)
     const struct intro_sleep *sleep = intro_timers_find(p->c->timers, p->task);
     bool found;
 
-    *ret = (struct intro_where){.task = p->task, .mm = p->mm, .chain = &p->chain, .sleep = sleep};
+    ret->sleep = sleep;
     if (sleep)
         return true;
     if (!intro_wheel_find(p->c->k, p->c->clock, p->task, &p->chain, &p->sleep, &found, error))
@@ -185,30 +193,80 @@ static bool find_sleep(struct park *p, struct intro_where *ret, GError **error)
     return true;
 }
 
+// All that is left to do is to return 0.
+static void return_zero(struct park *p)
+{
+    p->rec->state = FMT_TASK_PREEMPTED;
+    p->rec->rax = 0;
+    p->rec->orig_rax = UINT64_MAX;
+}
+
+static bool enter_call_again(struct park *p, bool woken, GError **error)
+{
+    struct intro_where where = {.task = p->task, .mm = p->mm, .chain = &p->chain, .woken = woken};
+    bool over = false;
+
+    if (!find_sleep(p, &where, error) ||
+        (woken && !where.sleep && !intro_wheel_is_over(p->c->k, p->task, &p->chain, &over, error)))
+        return false;
+    if (over) // the timeout of a socket, perhaps: 0 would be none
+        return busy(p, error, "has just been woken");
+    p->rec->state = FMT_TASK_SYSCALL;
+    p->c->n_openers += intro_chain_has(&p->chain, "wait_for_partner");
+    return intro_syscall_reenter(p->c, &where, &p->call, p->rec, error);
+}
+
+static bool begin_anew(struct park *p)
+{
+    const bool forking = intro_is_forking(&p->chain, &p->call);
+
+    if (!forking && !intro_may_repeat(&p->chain, &p->call))
+        return false;
+    p->rec->state = FMT_TASK_SYSCALL;
+    p->c->forking |= forking;
+    intro_enter_again(&p->call, -ERESTARTNOINTR, p->rec);
+    return true;
+}
+
+static bool park_awake(struct park *p, GError **error)
+{
+    bool over;
+
+    if (!is_woken_from_futex(p, &over, error))
+        return false;
+    // Its timer is gone: the time is over, whatever signal has come meanwhile.
+    if (over || (intro_was_napping(&p->chain) && !intro_timers_find(p->c->timers, p->task))) {
+        return_zero(p);
+        return true;
+    }
+    return intro_looks_again(&p->chain) ? enter_call_again(p, true, error)
+                                        : busy(p, error, "is working in the kernel");
+}
+
 static bool park_in_call(struct park *p, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(p->c->k);
-    bool woken = is_being_woken(&r, p->task);
+    const bool woken = is_being_woken(&r, p->task);
 
     if (!rd_done(&r, error))
         return false;
-    if ((p->state & TASK_STATE_MASK) != TASK_INTERRUPTIBLE || woken ||
-        CHAIN_HAS_ANY(&p->chain, page_fault)) {
-        bool over;
-        if (!is_woken_from_futex(p, &over, error))
-            return false;
-        if (!over)
-            return busy(p, error, "is working in the kernel");
-        p->rec->state = FMT_TASK_PREEMPTED;
-        p->rec->rax = 0;
-        p->rec->orig_rax = UINT64_MAX;
+    if (begin_anew(p))
         return true;
-    }
-    p->rec->state = FMT_TASK_SYSCALL;
-    p->c->n_openers += intro_chain_has(&p->chain, "wait_for_partner");
-    struct intro_where where;
-    return find_sleep(p, &where, error) &&
-           intro_syscall_reenter(p->c, &where, &p->call, p->rec, error);
+    if (CHAIN_HAS_ANY(&p->chain, page_fault))
+        return busy(p, error, "is working in the kernel");
+    return (p->state & TASK_STATE_MASK) != TASK_INTERRUPTIBLE || woken
+               ? park_awake(p, error)
+               : enter_call_again(p, false, error);
+}
+
+// Born and not run yet: all that is left is to tell its number, and to return 0.
+static bool park_unborn(struct park *p, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(p->c->k);
+
+    return_zero(p);
+    p->rec->set_child_tid = rd(&r, p->task, M_task_set_child_tid);
+    return rd_done(&r, error);
 }
 
 // Preempted before signals were looked at, with a mask to be put back after that: a signal that
@@ -389,6 +447,7 @@ static bool find_place(struct park *p, GError **error)
     uint64_t on_cpu = rd(&r, p->task, M_task_on_cpu);
     struct gva regs_at;
     uint64_t status;
+    bool unborn;
 
     if (failure) {
         g_propagate_error(error, failure);
@@ -403,10 +462,14 @@ static bool find_place(struct park *p, GError **error)
     if (on_cpu)
         return busy(p, error, "is switching between user mode and the kernel");
     if (!intro_user_regs(p->c->k, p->task, &regs_at, &p->regs, error) ||
+        !intro_never_ran(p->c->k, p->task, &unborn, error) ||
         !intro_get(p->c->k, p->task, M_thread_status, &status, error) ||
-        !undo_restart(p, status & TS_COMPAT, error) ||
-        !intro_regs_from_memory(p->c, p->task, &p->regs, p->rec, error) ||
-        !intro_unwind(p->c->k, p->task, regs_at, &p->chain, error))
+        (!unborn && !undo_restart(p, status & TS_COMPAT, error)) ||
+        !intro_regs_from_memory(p->c, p->task, &p->regs, p->rec, error))
+        return false;
+    if (unborn && p->state == TASK_RUNNING)
+        return park_unborn(p, error);
+    if (!intro_unwind(p->c->k, p->task, regs_at, &p->chain, error))
         return false;
     intro_syscall_find(p->c, p->mm, &p->regs, status & TS_COMPAT, &p->call);
     p->rec->syscall = in_system_call(p) ? (int64_t)p->call.entered : -1;

@@ -6,7 +6,7 @@
 
 #include "introspect/syscall.h"
 
-enum intro_class { QUICK, WAIT, BREAKS, RECV, WRITE, MESSAGES, SPLICE };
+enum intro_class { QUICK, QUERY, WAIT, BREAKS, RECV, WRITE, MESSAGES, SPLICE };
 enum intro_timeout {
     T_NONE,
     T_SLEEP,

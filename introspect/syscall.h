@@ -44,6 +44,7 @@ struct intro_where {
     struct gva task, mm;
     const struct intro_chain *chain;
     const struct intro_sleep *sleep;   // what would wake it; NULL: nothing, or it is not known
+    bool woken;                        // it sleeps no more; a timer that is not found has done so
     const struct intro_futex_key *key; // of one that is frozen: what it waited for; NULL: not known
 };
 

@@ -222,7 +222,7 @@ bool intro_thread(struct intro_ctx *c, struct gva task, struct fmt_proc *proc, G
         !intro_sigpending(c, intro_member_addr(c->k, task, M_task_pending), rec->rec.objref, error))
         return false;
     if (!intro_park(c, task, mm, rec, &busy)) {
-        if (!g_error_matches(busy, INTRO_ERROR, INTRO_ERROR_BUSY)) {
+        if (!g_error_matches(busy, INTRO_ERROR, INTRO_ERROR_BUSY) || c->hurry) {
             g_propagate_error(error, busy);
             return false;
         }

@@ -19,7 +19,7 @@
 static uint64_t left_ns(struct intro_reentry *e)
 {
     if (!e->where->sleep)
-        e->lost = true;
+        e->lost = !e->where->woken;
     return e->where->sleep ? (uint64_t)e->where->sleep->remaining_ns : 0;
 }
 
@@ -223,8 +223,8 @@ void intro_timeout_keep_frozen(struct intro_ctx *c, const struct intro_where *wh
     struct intro_reentry e = {.c = c, .where = where, .call = &again, .rec = rec};
     const enum intro_timeout kind = call->row ? call->row->timeout : T_NONE;
 
-    if (!call->row || call->row->class == QUICK || kind == T_SLEEP || kind == T_POLL ||
-        kind == T_FUTEX || kind == T_BLOCK)
+    if (!call->row || call->row->class == QUICK || call->row->class == QUERY || kind == T_SLEEP ||
+        kind == T_POLL || kind == T_FUTEX || kind == T_BLOCK)
         return;
     if (where->sleep) {
         intro_timeout_keep(&e);

@@ -28,6 +28,11 @@ bool intro_wheel_find(IntroKernel *k, const struct intro_clock *clock, struct gv
                       const struct intro_chain *chain, struct intro_sleep *ret, bool *ret_found,
                       GError **error);
 
+// Whether it seems to have slept in such a way, and the time is over: an earlier sleep on the same
+// stack leaves the same.
+bool intro_wheel_is_over(IntroKernel *k, struct gva task, const struct intro_chain *chain,
+                         bool *ret, GError **error);
+
 // When an hrtimer is due.
 struct intro_due {
     bool queued;     // it is armed; where it is not, the rest tells when it was due last

@@ -199,6 +199,7 @@ bool intro_transfer(struct intro_reentry *e, enum intro_transfer *ret, GError **
             *ret = INTRO_UNSURE;
         return true;
     case QUICK:
+    case QUERY: // park.c has it begin anew where it is known to be in the call
         break;
     }
     *ret = INTRO_UNSURE;

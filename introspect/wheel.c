@@ -13,7 +13,8 @@
  */
 #define MAX_FRAME_BYTES 4096
 
-static bool is_timer_of(IntroReader *r, struct gva at, struct gva task, struct gva function)
+static bool is_timer_of(IntroReader *r, struct gva at, struct gva task, struct gva function,
+                        bool queued)
 {
     struct gva timer = intro_member_addr(r->k, at, M_process_timer_timer);
 
@@ -21,7 +22,7 @@ static bool is_timer_of(IntroReader *r, struct gva at, struct gva task, struct g
         rd_ptr(r, timer, M_timer_function).addr != function.addr)
         return false;
     struct gva pprev = rd_ptr(r, timer, M_timer_pprev);
-    return pprev.addr && rd_ptr_at(r, pprev).addr == timer.addr;
+    return queued ? pprev.addr && rd_ptr_at(r, pprev).addr == timer.addr : !pprev.addr;
 }
 
 // An idle guest counts its jiffies when it wakes up.
@@ -42,8 +43,8 @@ static bool until(IntroKernel *k, uint64_t expires, const struct intro_clock *cl
     return rd_done(&r, error);
 }
 
-static bool find(IntroKernel *k, struct gva task, const struct intro_chain *chain, struct gva *ret,
-                 GError **error)
+static bool find(IntroKernel *k, struct gva task, const struct intro_chain *chain, bool queued,
+                 struct gva *ret, GError **error)
 {
     const int i = intro_chain_find(chain, "schedule_timeout");
     struct gva function;
@@ -56,7 +57,7 @@ static bool find(IntroKernel *k, struct gva task, const struct intro_chain *chai
     const uint64_t end = MIN(chain->frame[i + 1], chain->frame[i] + MAX_FRAME_BYTES);
     for (uint64_t at = chain->frame[i]; at + intro_sizeof(k, T_process_timer) <= end; at += 8) {
         g_auto(IntroReader) r = INTRO_READER(k);
-        if (is_timer_of(&r, GVA(at), task, function) && !r.error) {
+        if (is_timer_of(&r, GVA(at), task, function, queued) && !r.error) {
             *ret = GVA(at);
             return true;
         }
@@ -73,7 +74,7 @@ bool intro_wheel_find(IntroKernel *k, const struct intro_clock *clock, struct gv
     int64_t left;
 
     *ret_found = false;
-    if (!find(k, task, chain, &timer, error))
+    if (!find(k, task, chain, true, &timer, error))
         return false;
     if (!timer.addr)
         return true;
@@ -86,5 +87,16 @@ bool intro_wheel_find(IntroKernel *k, const struct intro_clock *clock, struct gv
                                 .clock = CLOCK_MONOTONIC,
                                 .expires_ns = clock->monotonic_ns + left,
                                 .remaining_ns = MAX(0, left)};
+    return true;
+}
+
+bool intro_wheel_is_over(IntroKernel *k, struct gva task, const struct intro_chain *chain,
+                         bool *ret, GError **error)
+{
+    struct gva timer;
+
+    if (!find(k, task, chain, false, &timer, error))
+        return false;
+    *ret = timer.addr != 0;
     return true;
 }

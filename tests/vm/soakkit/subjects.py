@@ -86,6 +86,7 @@ SUBJECTS = {subject.name: subject for subject in (
     _own("kin-sharing", "sharing", program="kin"),
     _own("kin-leader", "leader", program="kin"),
     _own("vforks"),
+    _own("busy"),
     _own("tids"),
     _own("syscalls"),
     _own("syscalls-static"),
