@@ -264,9 +264,9 @@ static enum intro_capture_result judge(IntroCapture *cap, struct intro_ctx *c, G
     g_ptr_array_sort(c->refusals, by_holder);
     // Where the walk broke off the list may lack some: another look finds them as well. And what a
     // thread is in the middle of looks like somebody else's: shmat() counts before it maps, fork
-    // before anybody sees the child.
-    if (c->refusals->len && c->forking && !c->busy)
-        g_set_error(&c->busy, INTRO_ERROR, INTRO_ERROR_BUSY, "a thread is making another");
+    // before anybody sees the child, and fstat() holds what others close.
+    if (c->refusals->len && c->passing && !c->busy)
+        g_set_error(&c->busy, INTRO_ERROR, INTRO_ERROR_BUSY, "a thread is in the middle of a call");
     cap->nothing_refused = !c->refusals->len && (c->hurry || !failure);
     if (c->refusals->len && !c->busy && (!failure || !is_passing(failure))) {
         g_clear_error(&failure);

@@ -40,7 +40,7 @@ struct intro_ctx {
     GHashTable *holders;     // intro_outside_holders(), made when first needed; owned
     unsigned n_openers;      // threads that wait for the other end of a FIFO that they open
     GError *busy;            // the first thread that was not at a safe point; owned
-    bool forking;            // some thread makes another, which holds what that one will have
+    bool passing;            // some thread within a call holds what nobody has for long
     bool hurry;      // what is refused is known: nothing is to be read once somebody is busy
     uint64_t cpu_ns; // CPU time that the processes of the tree have had
     uint64_t pid;    // process that is being read, for messages

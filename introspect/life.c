@@ -60,7 +60,7 @@ bool intro_ended_leader(struct intro_ctx *c, struct gva leader, struct fmt_proc 
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
     struct fmt_task *rec = intro_object_add(c, leader, FMT_TASK);
-    struct gva cred = rd_ptr(&r, leader, M_task_cred);
+    struct gva cred = rd_ptr(&r, leader, M_task_real_cred);
     char comm[17] = "";
 
     rec->proc = proc->rec.objref;

@@ -176,7 +176,8 @@ bool intro_never_ran(IntroKernel *k, struct gva task, bool *ret, GError **error)
     *ret = false;
     if (!rd_done(&r, error) || !intro_read(k, GVA(sp), words, sizeof(words), error))
         return false;
-    for (size_t i = 0; i < G_N_ELEMENTS(births) && !*ret; i++)
+    // One that is to run in the kernel has a function in rbx.
+    for (size_t i = 0; i < G_N_ELEMENTS(births) && !*ret && !words[4]; i++)
         *ret = intro_symbol(k, births[i], &at, NULL) && words[6] == at.addr;
     return true;
 }

@@ -2,6 +2,7 @@
 // The safe-point rule: may a thread be captured where it is?
 #include "introspect/park.h"
 
+#include <sched.h>
 #include <string.h>
 
 #include "formats/frozen.h"
@@ -43,13 +44,9 @@
 #define TASK_RUNNING       0
 #define TASK_INTERRUPTIBLE 1
 #define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
-#define NR_SIGSUSPEND      130
-#define NR_FUTEX           202
 #define FUTEX_OP(word)     ((word)&0x7f)
 #define FUTEX_WAIT         0
 #define FUTEX_WAIT_BITSET  9
-#define NR_SIGTIMEDWAIT    128
-#define NR_RESTART_SYSCALL 219
 
 #define IA32_NR_RESTART_SYSCALL 0
 
@@ -158,24 +155,34 @@ static bool is_being_woken(IntroReader *r, struct gva task)
     return rd(r, task, M_task_on_rq) || rd_opt(r, task, M_task_wake_q_next, 0);
 }
 
+// Whether a signal is pending that this mask of the task lets through.
+static bool has_signal(struct park *p, enum intro_member mask, bool *ret, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(p->c->k);
+    struct gva signal = rd_ptr(&r, p->task, M_task_signal);
+    uint64_t own = rd(&r, intro_member_addr(p->c->k, p->task, M_task_pending), M_sigpending_signal);
+    uint64_t shared =
+        rd(&r, intro_member_addr(p->c->k, signal, M_signal_shared_pending), M_sigpending_signal);
+
+    *ret = (own | shared) & ~rd(&r, p->task, mask);
+    return rd_done(&r, error);
+}
+
 // Woken from a futex wait and waiting for a CPU, as most threads of a busy program are. All that is
 // left to do is to return: 0 where the futex was woken; where it was not, 0 is a spurious wake-up,
 // which every waiter must expect. Not with a signal to be handled, which EINTR would tell of, nor
 // with a relative timeout, which would start again.
 static bool is_woken_from_futex(struct park *p, bool *ret, GError **error)
 {
-    g_auto(IntroReader) r = INTRO_READER(p->c->k);
     const uint64_t op = FUTEX_OP(p->call.args[1]);
-    const bool waits = p->call.nr == NR_FUTEX && CHAIN_HAS_ANY(&p->chain, futex_waits) &&
+    const bool waits = p->call.nr == NR_futex && CHAIN_HAS_ANY(&p->chain, futex_waits) &&
                        (op == FUTEX_WAIT_BITSET || (op == FUTEX_WAIT && p->call.args[3] == 0));
-    struct gva signal = rd_ptr(&r, p->task, M_task_signal);
-    uint64_t own = rd(&r, intro_member_addr(p->c->k, p->task, M_task_pending), M_sigpending_signal);
-    uint64_t shared =
-        rd(&r, intro_member_addr(p->c->k, signal, M_signal_shared_pending), M_sigpending_signal);
-    uint64_t blocked = rd(&r, p->task, M_task_blocked);
+    bool signal = false;
 
-    *ret = waits && !((own | shared) & ~blocked);
-    return rd_done(&r, error);
+    if (waits && !has_signal(p, M_task_blocked, &signal, error))
+        return false;
+    *ret = waits && !signal;
+    return true;
 }
 
 // What the thread sleeps by.
@@ -216,31 +223,70 @@ static bool enter_call_again(struct park *p, bool woken, GError **error)
     return intro_syscall_reenter(p->c, &where, &p->call, p->rec, error);
 }
 
+// Whether the child that it makes would be one of the tree, where it can be seen.
+static bool adds_to_tree(const struct park *p)
+{
+    uint64_t flags = p->call.nr == NR_clone ? p->call.args[0] : 0;
+    struct gva pgd;
+
+    if (p->call.nr == NR_clone3 &&
+        (!intro_get_ptr(p->c->k, p->mm, M_mm_pgd, &pgd, NULL) ||
+         !intro_read_user(p->c->k, pgd, GVA(p->call.args[0]), &flags, sizeof(flags), NULL)))
+        return false;
+    return !(flags & CLONE_PARENT);
+}
+
 static bool begin_anew(struct park *p)
 {
-    const bool forking = intro_is_forking(&p->chain, &p->call);
-
-    if (!forking && !intro_may_repeat(&p->chain, &p->call))
+    if (!intro_may_repeat(&p->chain, &p->call) &&
+        !(intro_is_forking(&p->chain, &p->call) && adds_to_tree(p)))
         return false;
     p->rec->state = FMT_TASK_SYSCALL;
-    p->c->forking |= forking;
+    p->c->passing = true;
     intro_enter_again(&p->call, -ERESTARTNOINTR, p->rec);
+    return true;
+}
+
+// Has been woken: what it waited for, or a signal, is there. It would look at the one first, and
+// not see the other, where what enters the call again does the opposite. Not so where only a signal
+// ends the wait, or the call has a mask of its own: those are entered with all signals blocked.
+static bool signal_would_win(struct park *p, bool *ret, GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(p->c->k);
+    const bool masks =
+        p->call.nr == NR_rt_sigsuspend || rd(&r, p->task, M_task_restore_sigmask) != 0;
+    const bool waits = !masks && p->call.nr != NR_pause && !intro_was_napping(&p->chain);
+    bool signal = false;
+
+    if (!rd_done(&r, error) ||
+        (waits &&
+         !has_signal(p, p->call.nr == NR_rt_sigtimedwait ? M_task_real_blocked : M_task_blocked,
+                     &signal, error)))
+        return false;
+    *ret = signal;
     return true;
 }
 
 static bool park_awake(struct park *p, GError **error)
 {
-    bool over;
+    bool over, signal;
 
     if (!is_woken_from_futex(p, &over, error))
         return false;
     // Its timer is gone: the time is over, whatever signal has come meanwhile.
-    if (over || (intro_was_napping(&p->chain) && !intro_timers_find(p->c->timers, p->task))) {
+    if (over || intro_is_yielding(&p->chain, &p->call) ||
+        (intro_was_napping(&p->chain) && !intro_timers_find(p->c->timers, p->task))) {
         return_zero(p);
         return true;
     }
-    return intro_looks_again(&p->chain) ? enter_call_again(p, true, error)
-                                        : busy(p, error, "is working in the kernel");
+    if (!intro_looks_again(&p->chain))
+        return busy(p, error, "is working in the kernel");
+    if (!signal_would_win(p, &signal, error))
+        return false;
+    if (signal)
+        return busy(p, error, "has just been woken");
+    p->c->passing = true;
+    return enter_call_again(p, true, error);
 }
 
 static bool park_in_call(struct park *p, GError **error)
@@ -381,9 +427,9 @@ static bool read_mask(struct park *p, GError **error)
     enum intro_member from = M_task_blocked;
     const bool waits = in_system_call(p) && p->rec->state == FMT_TASK_SYSCALL;
 
-    if (waits && p->call.nr == NR_SIGTIMEDWAIT)
+    if (waits && p->call.nr == NR_rt_sigtimedwait)
         from = M_task_real_blocked;
-    else if ((waits && p->call.nr == NR_SIGSUSPEND) || rd(&r, p->task, M_task_restore_sigmask))
+    else if ((waits && p->call.nr == NR_rt_sigsuspend) || rd(&r, p->task, M_task_restore_sigmask))
         from = M_task_saved_sigmask;
     rd_bytes(&r, p->task, from, &p->rec->blocked, 8);
     return rd_done(&r, error);
@@ -428,7 +474,7 @@ static bool undo_restart(struct park *p, bool compat, GError **error)
     enum instruction at;
 
     if ((int64_t)p->regs.orig_ax < 0 ||
-        p->regs.ax != (compat ? IA32_NR_RESTART_SYSCALL : NR_RESTART_SYSCALL))
+        p->regs.ax != (compat ? IA32_NR_RESTART_SYSCALL : NR_restart_syscall))
         return true;
     if (!read_instruction(p, p->regs.ip, &at, error))
         return false;

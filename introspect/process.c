@@ -67,7 +67,7 @@ static struct intro_process *read_process(IntroKernel *k, struct gva task, bool 
     g_auto(IntroReader) r = INTRO_READER(k);
     char comm[17] = "";
     struct gva signal = rd_ptr(&r, task, M_task_signal);
-    struct gva cred = rd_ptr(&r, task, M_task_cred);
+    struct gva cred = rd_ptr(&r, task, M_task_real_cred);
     struct gva parent = rd_ptr(&r, task, M_task_real_parent);
     struct gva mm = rd_ptr(&r, task, M_task_mm);
 

@@ -194,6 +194,9 @@ bool intro_syscall_reenter(struct intro_ctx *c, const struct intro_where *where,
     e.mm_ref = intro_object_ref(c, where->mm);
     if (call->row && !(is_futex ? intro_futex : intro_transfer)(&e, &done, error))
         return false;
+    // Woken with a part done, it may have more to say than how much (SIGPIPE), and says it soon.
+    if (done == INTRO_OVER && where->woken)
+        done = INTRO_UNSURE;
     if (done == INTRO_UNSURE) {
         g_set_error(error, INTRO_ERROR, INTRO_ERROR_BUSY,
                     "thread %" G_GUINT64_FORMAT " is in %s, which may be half done", rec->tid,

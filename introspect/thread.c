@@ -181,7 +181,7 @@ static void read_attributes(IntroReader *r, struct intro_ctx *c, struct gva task
 static bool read_tables(struct intro_ctx *c, struct gva task, struct fmt_task *rec, GError **error)
 {
     g_auto(IntroReader) r = INTRO_READER(c->k);
-    struct gva cred = rd_ptr(&r, task, M_task_cred), files = rd_ptr(&r, task, M_task_files);
+    struct gva cred = rd_ptr(&r, task, M_task_real_cred), files = rd_ptr(&r, task, M_task_files);
     struct gva fs = rd_ptr(&r, task, M_task_fs);
 
     if (!rd_done(&r, error) || !(rec->cred = intro_cred(c, cred, error)) ||

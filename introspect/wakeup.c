@@ -5,9 +5,12 @@
 #include "introspect/reentry.h"
 
 // Between the one who waits and schedule().
-static const char *const passed[] = {"schedule_timeout", "schedule_hrtimeout_range_clock",
-                                     "schedule_hrtimeout_range", "poll_schedule_timeout",
-                                     "wait_woken"};
+static const char *const passed[] = {"schedule_timeout",
+                                     "schedule_hrtimeout_range_clock",
+                                     "schedule_hrtimeout_range",
+                                     "poll_schedule_timeout",
+                                     "wait_woken",
+                                     "do_wait_intr_irq"};
 
 // Who waits in a loop of which each turn looks at all there is, and leaves nothing with the waker.
 // Compilers inline some of them into their callers.
@@ -30,8 +33,6 @@ static const char *const waiters[] = {
     "anon_pipe_read", // since 6.14, as is the next
     "anon_pipe_write",
     "eventfd_read",
-    "timerfd_read",
-    "timerfd_read_iter", // since 6.10
     "signalfd_read",
     "signalfd_read_iter", // since 6.10
     "signalfd_dequeue",
@@ -39,8 +40,6 @@ static const char *const waiters[] = {
     "unix_stream_data_wait",
     "unix_stream_read_generic",
     "__skb_wait_for_more_packets",
-    "inet_csk_accept",
-    "sk_wait_data",
 };
 
 static bool is_any(const struct intro_chain *chain, unsigned i, const char *const *names, size_t n)
@@ -70,6 +69,11 @@ bool intro_looks_again(const struct intro_chain *chain)
     const unsigned i = waiter_of(chain);
 
     return i && is_any(chain, i, waiters, G_N_ELEMENTS(waiters));
+}
+
+bool intro_is_yielding(const struct intro_chain *chain, const struct intro_call *call)
+{
+    return chain->complete && call->nr == NR_sched_yield;
 }
 
 bool intro_was_napping(const struct intro_chain *chain)

@@ -10,6 +10,9 @@
 // of the call in its stead.
 bool intro_looks_again(const struct intro_chain *chain);
 
+// Whether it has given up the CPU, and that is all.
+bool intro_is_yielding(const struct intro_chain *chain, const struct intro_call *call);
+
 // Whether its sleep of a given time is what it was woken from.
 bool intro_was_napping(const struct intro_chain *chain);
 
