@@ -119,6 +119,22 @@ until "$lab" exec "$a" -- test -e /tmp/rounds; do sleep 0.1; done
 status 0 "$vmgraft" migrate "$a" "$pid" "$d"
 status 0 "$vmgraft" ps "$d"
 grep -q move_subject "$work/out" || fail "the subject is not there"
+# Of a library that its init has mapped and hardly uses most was never read in: that comes from this
+# disk.
+library=/usr/lib/x86_64-linux-gnu/libcrypto.so.3
+debugfs -R "dump $library $work/library" "$filesystem" 2>"$work/debugfs"
+for how in "" --disks; do
+    # shellcheck disable=SC2086
+    status 0 "$vmgraft" capture --forensic $how "$d" 1 -o "$work/image"
+    status 0 "$vmgraft" convert "$work/image" --to core -o "$work/core"
+    "$(dirname "$0")/core_code" "$work/core" "$library" "$work/library" >>"$work/code" 2>"$work/err" ||
+        fail "no core with the code of $library"
+    rm "$work/image" "$work/core"
+done
+{ read -r had lacked && read -r has lacks; } <"$work/code"
+[ "$lacked" -gt 0 ] || fail "all of $library was in memory"
+[ "$has $lacks" = "$((had + lacked)) 0" ] || fail "of $library the core lacks $lacks pages"
+echo "ok: $lacked pages of code from its disk"
 status 0 "$vmgraft" migrate "$d" "$pid" "$a"
 gets_on "$a" || fail "the subject does not get on"
 "$lab" down "$a"

@@ -23,6 +23,7 @@ fail() {
 
 # shellcheck source=tests/vm/expect.sh
 . "$(dirname "$0")/expect.sh"
+PATH=$(dirname "$0"):$PATH
 
 in_guest() {
     "$lab" exec "$a" -- "$@"
@@ -46,42 +47,6 @@ for command in "qmp_capabilities", "query-block-exports":
     while "return" not in (answer := json.loads(talk.readline())):
         pass
 print(len(answer["return"]))
-END
-}
-
-# code CORE: how many pages of its program, as mapped for execution, the core has and lacks; those
-# that it has are those of the file.
-code() {
-    python3 - "$1" "$work/one/busybox" <<'END'
-import struct, sys
-core, program = (open(path, "rb").read() for path in sys.argv[1:])
-phoff, = struct.unpack_from("<Q", core, 32)
-size, count = struct.unpack_from("<HH", core, 54)
-segments = [struct.unpack_from("<IIQQQQQQ", core, phoff + i * size) for i in range(count)]
-at, left = next((s[2], s[5]) for s in segments if s[0] == 4)
-end = at + left
-while at < end:
-    name, desc, kind = struct.unpack_from("<III", core, at)
-    body, at = at + 12 + (name + 3) // 4 * 4, at + 12 + (name + 3) // 4 * 4 + (desc + 3) // 4 * 4
-    if kind == 0x46494C45:
-        n, unit = struct.unpack_from("<QQ", core, body)
-        files = [struct.unpack_from("<QQQ", core, body + 16 + 24 * i) for i in range(n)]
-        names = core[body + 16 + 24 * n:body + desc].split(b"\0")
-has = lacks = 0
-for (start, stop, offset), name in zip(files, names):
-    for vma in range(start, stop, 4096) if name == b"/mnt/one/busybox" else ():
-        kind, flags, place, address, _, held, whole, _ = next(
-            s for s in segments if s[0] == 1 and s[3] <= vma < s[3] + s[6])
-        if not flags & 1:
-            continue
-        if vma >= address + held:
-            lacks += 1
-            continue
-        has += 1
-        from_file = program[offset * unit + vma - start:][:4096].ljust(4096, b"\0")
-        if core[place + vma - address:][:4096] != from_file:
-            sys.exit(f"the core has something else at {vma:#x}")
-print(has, lacks)
 END
 }
 
@@ -140,8 +105,8 @@ says "/mnt/one/late is not carried: it has changed so lately"
 [ "$(exports)" = 0 ] || fail "its disks are still served"
 status 0 "$vmgraft" convert "$work/poor" --to core -o "$work/poor.core"
 status 0 "$vmgraft" convert "$work/image" --to core -o "$work/core"
-read -r poor_has poor_lacks < <(code "$work/poor.core") || fail "no core"
-read -r has lacks < <(code "$work/core") || fail "no core with its code"
+read -r poor_has poor_lacks < <(core_code "$work/poor.core" /mnt/one/busybox "$work/one/busybox") || fail "no core"
+read -r has lacks < <(core_code "$work/core" /mnt/one/busybox "$work/one/busybox") || fail "no core with its code"
 [ "$poor_lacks" -gt 50 ] || fail "all of its code was in memory"
 [ "$has $lacks" = "$((poor_has + poor_lacks)) 0" ] || fail "of its code the core lacks $lacks pages"
 echo "ok: captured"
