@@ -41,10 +41,10 @@ struct intro_ctx {
     unsigned n_openers;      // threads that wait for the other end of a FIFO that they open
     GError *busy;            // the first thread that was not at a safe point; owned
     bool passing;            // some thread within a call holds what nobody has for long
-    bool hurry;      // what is refused is known: nothing is to be read once somebody is busy
-    uint64_t cpu_ns; // CPU time that the processes of the tree have had
-    uint64_t pid;    // process that is being read, for messages
-    int64_t fd;      // descriptor that is being read, -1 for none
+    bool hurry;              // nothing was refused before: the first who is busy ends the walk
+    uint64_t cpu_ns;         // CPU time that the processes of the tree have had
+    uint64_t pid;            // process that is being read, for messages
+    int64_t fd;              // descriptor that is being read, -1 for none
 };
 
 // The objref of the record made for the kernel object at `at`, 0 if there is none yet.

@@ -163,18 +163,27 @@ static bool step(IntroKernel *k, struct frame *f, uint64_t stack_end, struct gva
     return intro_read_u64(k, GVA(sp - 8), &f->ip, error);
 }
 
+// What __switch_to_asm has left on the stack of a task that is on no CPU.
+static bool read_switch_frame(IntroKernel *k, struct gva task, uint64_t *ret_sp,
+                              uint64_t words[SWITCH_FRAME_WORDS], GError **error)
+{
+    g_auto(IntroReader) r = INTRO_READER(k);
+
+    *ret_sp = rd(&r, task, M_thread_sp);
+    return rd_done(&r, error) &&
+           intro_read(k, GVA(*ret_sp), words, SWITCH_FRAME_WORDS * sizeof(*words), error);
+}
+
 // Where a task that fork has made begins (arch/x86/entry/entry_64.S): the first since 6.6.
 static const char *const births[] = {"ret_from_fork_asm", "ret_from_fork"};
 
 bool intro_never_ran(IntroKernel *k, struct gva task, bool *ret, GError **error)
 {
-    g_auto(IntroReader) r = INTRO_READER(k);
-    uint64_t sp = rd(&r, task, M_thread_sp);
-    uint64_t words[SWITCH_FRAME_WORDS];
+    uint64_t sp, words[SWITCH_FRAME_WORDS];
     struct gva at;
 
     *ret = false;
-    if (!rd_done(&r, error) || !intro_read(k, GVA(sp), words, sizeof(words), error))
+    if (!read_switch_frame(k, task, &sp, words, error))
         return false;
     // One that is to run in the kernel has a function in rbx.
     for (size_t i = 0; i < G_N_ELEMENTS(births) && !*ret && !words[4]; i++)
@@ -185,13 +194,11 @@ bool intro_never_ran(IntroKernel *k, struct gva task, bool *ret, GError **error)
 bool intro_unwind(IntroKernel *k, struct gva task, struct gva user_regs, struct intro_chain *ret,
                   GError **error)
 {
-    g_auto(IntroReader) r = INTRO_READER(k);
-    uint64_t sp = rd(&r, task, M_thread_sp);
-    uint64_t words[SWITCH_FRAME_WORDS];
+    uint64_t sp, words[SWITCH_FRAME_WORDS];
     bool more = true;
 
     memset(ret, 0, sizeof(*ret));
-    if (!rd_done(&r, error) || !intro_read(k, GVA(sp), words, sizeof(words), error))
+    if (!read_switch_frame(k, task, &sp, words, error))
         return false;
     struct frame f = {.ip = words[6], .bp = words[5], .sp = sp + sizeof(words)};
 

@@ -39,13 +39,10 @@
  * cannot follow counts as "anywhere else", except for a plain sleep in a call, where the task's
  * state is proof enough.
  */
-#define SYSCALL_BYTES      2
 #define TS_COMPAT          2 // thread_info.status: the system call is one of i386
 #define TASK_RUNNING       0
 #define TASK_INTERRUPTIBLE 1
 #define TASK_STATE_MASK    0x7f // without TASK_FREEZABLE, TASK_WAKEKILL ...
-#define FUTEX_OP(word)     ((word)&0x7f)
-#define FUTEX_WAIT         0
 #define FUTEX_WAIT_BITSET  9
 
 #define IA32_NR_RESTART_SYSCALL 0
@@ -174,9 +171,9 @@ static bool has_signal(struct park *p, enum intro_member mask, bool *ret, GError
 // with a relative timeout, which would start again.
 static bool is_woken_from_futex(struct park *p, bool *ret, GError **error)
 {
-    const uint64_t op = FUTEX_OP(p->call.args[1]);
+    const uint64_t op = FUTEX_CMD(p->call.args[1]);
     const bool waits = p->call.nr == NR_futex && CHAIN_HAS_ANY(&p->chain, futex_waits) &&
-                       (op == FUTEX_WAIT_BITSET || (op == FUTEX_WAIT && p->call.args[3] == 0));
+                       (op == FUTEX_WAIT_BITSET || (op == FUTEX_WAIT_CMD && p->call.args[3] == 0));
     bool signal = false;
 
     if (waits && !has_signal(p, M_task_blocked, &signal, error))

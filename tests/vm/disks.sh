@@ -23,7 +23,6 @@ fail() {
 
 # shellcheck source=tests/vm/expect.sh
 . "$(dirname "$0")/expect.sh"
-PATH=$(dirname "$0"):$PATH
 
 in_guest() {
     "$lab" exec "$a" -- "$@"
@@ -105,8 +104,11 @@ says "/mnt/one/late is not carried: it has changed so lately"
 [ "$(exports)" = 0 ] || fail "its disks are still served"
 status 0 "$vmgraft" convert "$work/poor" --to core -o "$work/poor.core"
 status 0 "$vmgraft" convert "$work/image" --to core -o "$work/core"
-read -r poor_has poor_lacks < <(core_code "$work/poor.core" /mnt/one/busybox "$work/one/busybox") || fail "no core"
-read -r has lacks < <(core_code "$work/core" /mnt/one/busybox "$work/one/busybox") || fail "no core with its code"
+code() {
+    "$(dirname "$0")/core_code" "$1" /mnt/one/busybox "$work/one/busybox"
+}
+read -r poor_has poor_lacks < <(code "$work/poor.core") || fail "no core"
+read -r has lacks < <(code "$work/core") || fail "no core with its code"
 [ "$poor_lacks" -gt 50 ] || fail "all of its code was in memory"
 [ "$has $lacks" = "$((poor_has + poor_lacks)) 0" ] || fail "of its code the core lacks $lacks pages"
 echo "ok: captured"

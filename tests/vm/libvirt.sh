@@ -19,10 +19,8 @@ fail() {
 
 # shellcheck source=tests/vm/expect.sh
 . "$(dirname "$0")/expect.sh"
-
-state() {
-    virsh domstate "$1" --reason
-}
+# shellcheck source=tests/vm/domain.sh
+. "$(dirname "$0")/domain.sh"
 
 running() {
     [[ $(state "$a") == running* ]] || fail "$1: $a is $(state "$a")"
@@ -160,15 +158,6 @@ says "\`vmgraft agent install $b\`"
 status 0 "$vmgraft" capture $patient "$b" "$child" -o "$work/none.vmg"
 works "$a" "no agent in the other guest"
 
-# comes_to DOMAIN STATE
-comes_to() {
-    for _ in $(seq 600); do
-        [ "$(state "$1")" != "$2" ] || return 0
-        sleep 0.1
-    done
-    fail "$1 is $(state "$1"), not $2"
-}
-
 # Of a guest that crashed and was kept, what sleeps can be taken, and nothing else can be done.
 "$lab" exec "$b" --detach -- sh -c 'echo c >/proc/sysrq-trigger' >"$work/out"
 comes_to "$b" "crashed (panicked)"
@@ -195,21 +184,15 @@ mount -o remount,size=32M "$small"
 virsh resume "$a" >"$work/out"
 works "$a" "a disk that failed"
 
-# One that is being saved, for as long as nobody reads that.
-mkfifo "$work/fifo"
-exec 9<>"$work/fifo"
-virsh save "$a" "$work/fifo" >"$work/saved" 2>&1 9>&- &
-saver=$!
-comes_to "$a" "paused (saving)"
+# One that is being saved.
+begin_save "$a"
 for command in "ps $a" "capture $a $pid -o $work/saving.vmg" "migrate $a $pid $b"; do
     # shellcheck disable=SC2086
     status 1 "$vmgraft" $command
     says "domain $a is being migrated, saved or dumped: wait until that is over"
 done
 [ "$(state "$a")" = "paused (saving)" ] || fail "being saved: $(state "$a")"
-virsh domjobabort "$a" >"$work/out" || fail "the job cannot be ended"
-exec 9>&- # it is full, and whoever writes to it waits
-wait $saver && fail "it was saved nevertheless"
+end_save "$a"
 running "not saved after all"
 works "$a" "being saved"
 

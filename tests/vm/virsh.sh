@@ -54,9 +54,8 @@ wait_for() {
     echo "ok: $2: $said"
 }
 
-state() {
-    virsh domstate "$1" --reason
-}
+# shellcheck source=tests/vm/domain.sh
+. "$(dirname "$0")/domain.sh"
 
 # works GUEST: the subject is there, unhurt, and gets on.
 works() {
@@ -173,20 +172,10 @@ virsh resume "$a" >"$work/out"
 works "$a"
 
 # To be saved is not to be suspended, though it is paused for that.
-mkfifo "$work/fifo"
-exec 9<>"$work/fifo"
 ask "$a" "<capture id='save' pid='$pid' to='$images/save.vmg' on='suspend'/>"
 wait_for "$a" save waiting
-virsh save "$a" "$work/fifo" >"$work/saved" 2>&1 9>&- &
-saver=$!
-for _ in $(seq 600); do
-    [ "$(state "$a")" != "paused (saving)" ] || break
-    sleep 0.1
-done
-[ "$(state "$a")" = "paused (saving)" ] || fail "it is not being saved: $(state "$a")"
-virsh domjobabort "$a" >"$work/out" || fail "the job cannot be ended"
-exec 9>&- # it is full, and whoever writes to it waits
-wait $saver && fail "it was saved nevertheless"
+begin_save "$a"
+end_save "$a"
 works "$a"
 wait_for "$a" save waiting
 virsh suspend "$a" >"$work/out"
